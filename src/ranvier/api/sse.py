@@ -1,0 +1,95 @@
+"""Server-sent events as TGI frames them: `data: <json>`, an empty line, a comment every 15 idle seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = b":\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(Response):
+    """A 200 reply that sends each frame of `frames` as it comes. The iterator is closed when the client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+        del self.headers["content-length"]
+        # Exactly TGI's value: starlette would add a charset.
+        self.headers["content-type"] = "text/event-stream"
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the frames end or the client leaves, whichever is first."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        sender = asyncio.ensure_future(self._send_all(send))
+        leaver = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({sender, leaver}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sender, leaver):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await task
+
+    async def _send_all(self, send: Send) -> None:
+        pulse = _Pulse(send)
+        try:
+            async for frame in self._frames:
+                pulse.postpone()
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            pulse.stop()
+            await self._close()
+
+    async def _close(self) -> None:
+        close = getattr(self._frames, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class _Pulse:
+    """Sends a comment whenever nothing was sent for `KEEP_ALIVE_S`."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._last_s = self._loop.time()
+        self._task: asyncio.Task[None] | None = None
+        self._handle = self._loop.call_later(KEEP_ALIVE_S, self._check)
+
+    def postpone(self) -> None:
+        """Something was sent just now."""
+        self._last_s = self._loop.time()
+
+    def stop(self) -> None:
+        """No more comments."""
+        self._handle.cancel()
+
+    def _check(self) -> None:
+        # One timer a stream, looked at when it fires: cheaper than moving it with each token.
+        idle_s = self._loop.time() - self._last_s
+        if idle_s >= KEEP_ALIVE_S:
+            self._task = asyncio.ensure_future(
+                self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+            )
+            idle_s = 0.0
+            self.postpone()
+        self._handle = self._loop.call_later(KEEP_ALIVE_S - idle_s, self._check)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,26 @@
+"""Artifact directories: manifest, local store, and what a model id names."""
+
+from ranvier.artifacts.manifest import (
+    FORMAT,
+    WEIGHTS_NAME,
+    Artifact,
+    Manifest,
+    open_artifact,
+    write_manifest,
+)
+from ranvier.artifacts.source import ModelSource, locate
+from ranvier.artifacts.store import Store, digest, publish
+
+__all__ = [
+    "FORMAT",
+    "WEIGHTS_NAME",
+    "Artifact",
+    "Manifest",
+    "ModelSource",
+    "Store",
+    "digest",
+    "locate",
+    "open_artifact",
+    "publish",
+    "write_manifest",
+]

@@ -1,0 +1,44 @@
+"""Downloading checkpoints. The only door to `huggingface_hub`.
+
+The library reads `HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from huggingface_hub import errors, snapshot_download
+
+from ranvier.errors import ModelError
+
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
+
+
+def download(model_id: str, revision: str | None, cache_dir: str | None) -> Path:
+    """The local snapshot of a repository, downloaded where needed; an interrupted download is resumed.
+
+    Raises `ModelError` when it does not exist, is closed to this token, or cannot be reached.
+    """
+    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    name = f"`model_id` {model_id}" + (f" at revision {revision}" if revision else "")
+    try:
+        path = snapshot_download(
+            model_id, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=_PATTERNS
+        )
+    except errors.GatedRepoError:
+        raise ModelError(f"{name}: the repository is gated; accept its terms on the hub and set `HF_TOKEN`") from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"{name}: the repository has no such revision") from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"{name}: no such local path, and no such repository on the hub (a private one needs `HF_TOKEN`)"
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        raise ModelError(
+            f"{name}: no such local path, not in the hub cache, and the hub cannot be reached "
+            "(check `HF_ENDPOINT` and `HF_HUB_OFFLINE`)"
+        ) from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise ModelError(f"{name}: the download failed: {str(error).splitlines()[0]}") from None
+    return Path(path)

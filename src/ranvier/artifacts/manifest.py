@@ -1,0 +1,81 @@
+"""`ranvier.json`: what an artifact directory holds and for which limits it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ranvier.errors import ArtifactError
+
+MANIFEST_NAME = "ranvier.json"
+WEIGHTS_NAME = "weights.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The manifest's fields, as they stand in the file.
+
+    `key` lists everything the artifact was made from, so that a miss in the store can be explained field by field;
+    `weights_key` is the part of it that the weights file depends on. `weights_bytes` is that file's size.
+    """
+
+    format: int
+    model_id: str
+    revision: str | None
+    target: str
+    batch_size: int
+    sequence_length: int
+    quantize: str
+    dtype: str
+    kv_cache_dtype: str
+    weights_bytes: int
+    key: dict[str, str]
+    weights_key: str
+    ranvier_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact directory with its manifest read."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def weights_path(self) -> Path:
+        """The packed weights."""
+        return self.directory / WEIGHTS_NAME
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest; the last file of an artifact to be written."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (directory / MANIFEST_NAME).write_bytes(text + b"\n")
+
+
+def is_artifact(directory: Path) -> bool:
+    """Whether the directory says that it is an artifact."""
+    return (directory / MANIFEST_NAME).is_file()
+
+
+def open_artifact(directory: Path) -> Artifact:
+    """Read and check an artifact directory. Raises `ArtifactError` when it is damaged or from another format."""
+    path = directory / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise ArtifactError(f"{path}: not a manifest of this version ({error}); export the model again") from None
+    if manifest.format != FORMAT:
+        raise ArtifactError(f"{path}: `format` is {manifest.format}, this version reads {FORMAT}; export it again")
+    weights = directory / WEIGHTS_NAME
+    size = weights.stat().st_size if weights.is_file() else 0
+    if size != manifest.weights_bytes:
+        raise ArtifactError(
+            f"{weights}: {size} bytes, the manifest says {manifest.weights_bytes}; export the model again"
+        )
+    return Artifact(directory, manifest)

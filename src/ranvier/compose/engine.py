@@ -1,0 +1,50 @@
+"""Wiring of the tensor half."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ranvier.artifacts import Artifact, open_artifact
+from ranvier.config import LauncherConfig
+from ranvier.core import Chunk, EngineInfo, Limits, SamplingParams, SamplingRow, StepPlan
+from ranvier.engine import Engine
+from ranvier.models import read_json, spec_of
+from ranvier.targets import Programs
+
+
+def load_engine(config: LauncherConfig, directory: Path, limits: Limits) -> tuple[Engine, EngineInfo, Programs]:
+    """A warm engine for an artifact. Raises a `SetupError` when it cannot be loaded."""
+    began = time.monotonic()
+    programs = _load_programs(config, open_artifact(directory), limits)
+    engine = Engine(programs, limits)
+    _warm_up(programs, limits)
+    details = {**programs.details, "load_s": f"{time.monotonic() - began:.2f}"}
+    info = EngineInfo(target=config.target, limits=limits, capabilities=programs.capabilities, details=details)
+    return engine, info, programs
+
+
+def _load_programs(config: LauncherConfig, artifact: Artifact, limits: Limits) -> Programs:
+    spec = spec_of(read_json(artifact.directory / "config.json"))
+    if config.target == "scripted":
+        from ranvier.targets.scripted import ScriptedPrograms
+
+        return ScriptedPrograms(
+            num_slots=limits.batch_size, sequence_length=limits.sequence_length, vocab_size=spec.vocab_size
+        )
+    # Imported here: one target's library must not be needed for another.
+    from ranvier.targets.cpu import CpuOptions, load_cpu
+
+    manifest = artifact.manifest
+    options = CpuOptions(
+        dtype=manifest.dtype, kv_cache_dtype=manifest.kv_cache_dtype, num_threads=config.num_threads or 0
+    )
+    return load_cpu(spec, artifact.weights_path, limits, options)
+
+
+def _warm_up(programs: Programs, limits: Limits) -> None:
+    """Run a prompt and a decode once, so that the first request does not pay for lazy set-up."""
+    ids = [0] * min(32, limits.sequence_length - 1)
+    row = SamplingRow(SamplingParams(), 0, ids)
+    programs.run(StepPlan((Chunk(0, ids, 0, wants_logits=True),), (), (row,)))
+    programs.run(StepPlan((Chunk(0, [0], len(ids), wants_logits=True),), (), (row,)))

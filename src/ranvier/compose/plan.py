@@ -1,0 +1,131 @@
+"""What the launcher settles and hands to the router and engine processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from ranvier.artifacts import Artifact, Manifest, ModelSource, Store, locate, open_artifact
+from ranvier.config import ExportConfig, LauncherConfig
+from ranvier.core import Limits
+from ranvier.errors import ArtifactError, ModelError, OptionError
+
+DEFAULT_PREFILL_TOKENS = 512
+"""Prompt tokens a step may prefill unless told otherwise: enough to keep the processor's products large, few enough
+that requests which are being decoded do not wait long for a neighbour's prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServePlan:
+    """Everything a child process needs. `config` is `LauncherConfig.to_json()`: it may hold the API key."""
+
+    config: str
+    artifact_directory: str
+    limits: Limits
+    socket_path: str
+
+    def launcher_config(self) -> LauncherConfig:
+        """The config again."""
+        return LauncherConfig.from_json(self.config)
+
+    def to_json(self) -> bytes:
+        """As it goes through the child's standard input."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ServePlan:
+        """What `to_json` gave."""
+        return msgspec.json.decode(data, type=cls)
+
+
+def settle_limits(config: LauncherConfig, manifest: Manifest) -> Limits:
+    """The static limits: the artifact's, with what the command line adds.
+
+    Raises `ArtifactError` when they contradict each other and `OptionError` for impossible values.
+    """
+    _same("max_batch_size", config.max_batch_size, manifest.batch_size, config)
+    _same("max_total_tokens", config.max_total_tokens, manifest.sequence_length, config)
+    for field in ("quantize", "dtype", "kv_cache_dtype"):
+        given = getattr(config, field)
+        _same(field, None if given == "auto" else given, getattr(manifest, field), config)
+    max_input = config.max_input_tokens or manifest.sequence_length - 1
+    if max_input >= manifest.sequence_length:
+        raise OptionError(
+            f"`max_input_tokens` must be < `max_total_tokens`. Given: {max_input} and {manifest.sequence_length}"
+        )
+    return Limits(
+        batch_size=manifest.batch_size,
+        sequence_length=manifest.sequence_length,
+        max_input_tokens=max_input,
+        max_batch_prefill_tokens=config.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS,
+    )
+
+
+def _same(field: str, given: object, made_for: object, config: LauncherConfig) -> None:
+    if given is not None and given != made_for:
+        source = config.sources.get(field, "the command line")
+        raise ArtifactError(
+            f"`{field}` is {given} by {source}, but the artifact was exported for {made_for}; "
+            "leave the option out or export the model again"
+        )
+
+
+def find_source(model_id: str | None, revision: str | None, hub_cache: str | None) -> ModelSource:
+    """What the model id names, downloaded where it is on the hub. Raises `ModelError`."""
+    if model_id is None:
+        raise ModelError(
+            "`model_id` is missing; give `--model-id` a checkpoint directory, a .gguf file, an exported artifact, "
+            "package:NAME or a hub id"
+        )
+    source = locate(model_id)
+    if source.kind != "hub":
+        return source
+    # Imported here: only a hub id needs the client, and it costs start-up time.
+    from ranvier.artifacts.hub import download
+
+    return replace(source, kind="checkpoint", path=download(model_id, revision, hub_cache))
+
+
+def prepare_artifact(config: LauncherConfig) -> Artifact:
+    """The artifact to serve: the one named, or one exported into the local store now or earlier.
+
+    Raises a `SetupError`.
+    """
+    source = find_source(config.model_id, config.revision, config.hub_cache)
+    if source.kind == "artifact":
+        return open_artifact(source.path)
+    # Imported here: a start from a finished artifact must not pay for the exporter.
+    from ranvier.compose.exporting import Reporter
+    from ranvier.export import ExportRequest, export_to_store
+
+    request = ExportRequest(
+        source=source,
+        revision=config.revision,
+        target=config.target,
+        batch_size=config.max_batch_size,
+        sequence_length=config.max_total_tokens,
+        quantize=config.quantize,
+        dtype=config.dtype,
+        kv_cache_dtype=config.kv_cache_dtype,
+    )
+    return export_to_store(request, Store(Path(config.artifact_cache)), Reporter(as_json=config.json_output))
+
+
+def export_artifact(config: ExportConfig) -> Artifact:
+    """Carry out `ranvier export`. Raises a `SetupError`."""
+    from ranvier.compose.exporting import Reporter
+    from ranvier.export import ExportRequest, export
+
+    request = ExportRequest(
+        source=find_source(config.model_id, config.revision, None),
+        revision=config.revision,
+        target=config.target,
+        batch_size=config.batch_size,
+        sequence_length=config.sequence_length,
+        quantize=config.quantize,
+        dtype=config.dtype,
+        kv_cache_dtype=config.kv_cache_dtype,
+    )
+    return export(request, Path(config.output).absolute(), Reporter(as_json=False))

@@ -1,0 +1,80 @@
+"""What each process does from start to end. The router's imports no device library, the engine's no HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+
+from ranvier.compose.plan import ServePlan
+from ranvier.ipc import EngineServer, RemoteEngineClient
+
+_log = logging.getLogger(__name__)
+
+EXIT_SETUP = 1
+"""The user has to change something; a restart would not help."""
+
+EXIT_LOST = 3
+"""The device was lost; a new process may find it again."""
+
+
+def run_engine(plan: ServePlan) -> int:
+    """Load, serve the router, and return the exit code once the device is lost. Raises a `SetupError`."""
+    from ranvier.compose.engine import load_engine
+    from ranvier.engine import EngineLoop
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
+    server = EngineServer(Path(plan.socket_path), info)
+    loop = EngineLoop(engine, server.deliver, server.lost)
+    loop.start()
+    _log.info("engine warm", extra=info.details)
+    server.serve(loop)
+    programs.release()
+    return EXIT_LOST
+
+
+async def run_router(plan: ServePlan) -> None:
+    """Wait for the engine, then serve until a signal. Raises a `SetupError`."""
+    from ranvier.compose import router
+
+    stop = router.stop_on_signals()
+    metrics = router.make_metrics(plan.limits)
+    connecting = asyncio.ensure_future(
+        RemoteEngineClient.connect(Path(plan.socket_path), router.StepRecorder(metrics, plan.limits))
+    )
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not connecting.done():
+        connecting.cancel()
+        return
+    stopping.cancel()
+    await router.serve(plan, router.build_service(plan, connecting.result(), metrics), stop)
+
+
+async def run_single(plan: ServePlan) -> None:
+    """Both halves in this process. Raises a `SetupError`."""
+    from ranvier.compose import router
+    from ranvier.compose.engine import load_engine
+    from ranvier.engine import LocalEngineClient
+
+    stop = router.stop_on_signals()
+    metrics = router.make_metrics(plan.limits)
+    engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
+    _log.info("engine warm", extra=info.details)
+    client = LocalEngineClient(engine, info, router.StepRecorder(metrics, plan.limits), programs.release)
+    await router.serve(plan, router.build_service(plan, client, metrics), stop)
+
+
+def end_with_parent(descriptor: int) -> None:
+    """End this process when the pipe from the launcher closes: a killed launcher leaves nobody behind."""
+
+    def watch() -> None:
+        while os.read(descriptor, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -1,0 +1,161 @@
+"""Wiring of the text half, and its life: wait for the engine, open the port, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from ranvier.api import ApiOptions, build_app
+from ranvier.artifacts import open_artifact
+from ranvier.compose.plan import ServePlan
+from ranvier.config import LauncherConfig
+from ranvier.core import EngineClient, Limits, StepStats
+from ranvier.errors import OptionError
+from ranvier.observability import ServerMetrics
+from ranvier.service import GenerationService, ServiceLimits, load_model_text
+
+_log = logging.getLogger(__name__)
+
+_DRAIN_POLL_S = 0.05
+_KEEP_ALIVE_S = 75
+
+
+def build_service(plan: ServePlan, engine: EngineClient, metrics: ServerMetrics) -> GenerationService:
+    """The use case over an engine and an artifact's text files."""
+    config = plan.launcher_config()
+    artifact = open_artifact(Path(plan.artifact_directory))
+    text = load_model_text(artifact.directory, artifact.manifest.model_id, artifact.manifest.revision)
+    limits = ServiceLimits(
+        max_concurrent_requests=config.max_concurrent_requests,
+        max_best_of=config.max_best_of,
+        max_stop_sequences=config.max_stop_sequences,
+        max_top_n_tokens=config.max_top_n_tokens,
+        max_client_batch_size=config.max_client_batch_size,
+        validation_workers=config.validation_workers,
+    )
+    return GenerationService(text, engine, limits, metrics)
+
+
+def make_metrics(limits: Limits) -> ServerMetrics:
+    """Metrics with buckets for these limits."""
+    return ServerMetrics(max_input_tokens=limits.max_input_tokens, max_total_tokens=limits.sequence_length)
+
+
+class StepRecorder:
+    """Turns an engine's step figures into metrics."""
+
+    def __init__(self, metrics: ServerMetrics, limits: Limits) -> None:
+        self._metrics = metrics
+        self._sequence_length = limits.sequence_length
+
+    def __call__(self, stats: StepStats) -> None:
+        """Record one step."""
+        metrics = self._metrics
+        method = "prefill" if stats.num_prefill_tokens else "decode"
+        metrics.batch_inference_count.add(method=method)
+        metrics.batch_inference_success.add(method=method)
+        metrics.batch_inference_duration.observe(stats.duration_s, method=method)
+        metrics.queue_size.set(stats.num_waiting)
+        metrics.batch_current_size.set(stats.num_slots_used)
+        metrics.batch_current_max_tokens.set(stats.num_slots_used * self._sequence_length)
+        if stats.num_started:
+            metrics.batch_next_size.observe(stats.num_started)
+
+
+def open_port(config: LauncherConfig) -> socket.socket:
+    """A bound socket, not listening yet. Raises `OptionError` when the port cannot be had."""
+    family = socket.AF_INET6 if ":" in config.hostname else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((config.hostname, config.port))
+    except OSError as error:
+        server.close()
+        raise OptionError(
+            f"`port` {config.port} on {config.hostname} cannot be opened: {error.strerror}; choose another `--port`"
+        ) from None
+    return server
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: ours drain instead of closing the door."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`."""
+        yield
+
+
+async def serve(plan: ServePlan, service: GenerationService, stop: asyncio.Event) -> None:
+    """Open the port and serve until `stop` is set, then until requests in flight are done.
+
+    Raises `OptionError` when the port cannot be opened.
+    """
+    config = plan.launcher_config()
+    options = ApiOptions(
+        payload_limit=config.payload_limit,
+        api_key=config.api_key,
+        cors_allow_origin=config.cors_allow_origin,
+        compute_type=os.environ.get("COMPUTE_TYPE", "gpu+optimized"),
+    )
+    listener = open_port(config)
+    server = _Server(
+        uvicorn.Config(
+            build_app(service, options),
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+    )
+    drainer = asyncio.create_task(_drain(server, service, stop, config.graceful_termination_timeout))
+    info = service.engine.info
+    address = "http://{}:{}".format(*listener.getsockname()[:2])
+    _log.info("ready", extra={"address": address, "model_id": service.text.model_id, **_limits(info.limits)})
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        drainer.cancel()
+        service.close()
+        await service.engine.close()
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    return {
+        "batch_size": limits.batch_size,
+        "sequence_length": limits.sequence_length,
+        "max_input_tokens": limits.max_input_tokens,
+        "max_batch_prefill_tokens": limits.max_batch_prefill_tokens,
+    }
+
+
+async def _drain(server: uvicorn.Server, service: GenerationService, stop: asyncio.Event, timeout_s: float) -> None:
+    await stop.wait()
+    service.drain()
+    _log.info("draining", extra={"in_flight": service.num_in_flight})
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while service.num_in_flight and loop.time() < deadline:
+        await asyncio.sleep(_DRAIN_POLL_S)
+    # Streams still open have had their time; uvicorn would wait for them without end.
+    server.force_exit = service.num_in_flight > 0
+    server.should_exit = True
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM, SIGINT and SIGHUP set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,43 @@
+"""Values and ports that both halves share. Imports nothing but the standard library and numpy types."""
+
+from ranvier.core.capabilities import Capabilities
+from ranvier.core.events import (
+    Event,
+    FailEvent,
+    FinishEvent,
+    FinishReason,
+    StartEvent,
+    StepStats,
+    TokenEvent,
+    TokenLogprob,
+    is_terminal,
+)
+from ranvier.core.limits import Limits
+from ranvier.core.plan import Chunk, PrefixShare, SamplingRow, StepPlan, StepResult, TokenChoice
+from ranvier.core.ports import EngineClient, EngineInfo, EventSink
+from ranvier.core.request import EngineRequest, SamplingParams
+
+__all__ = [
+    "Capabilities",
+    "Chunk",
+    "EngineClient",
+    "EngineInfo",
+    "EngineRequest",
+    "Event",
+    "EventSink",
+    "FailEvent",
+    "FinishEvent",
+    "FinishReason",
+    "Limits",
+    "PrefixShare",
+    "SamplingParams",
+    "SamplingRow",
+    "StartEvent",
+    "StepPlan",
+    "StepResult",
+    "StepStats",
+    "TokenChoice",
+    "TokenEvent",
+    "TokenLogprob",
+    "is_terminal",
+]

@@ -1,0 +1,25 @@
+"""What a target can do. Whatever it cannot is refused at admission, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALL_SAMPLING = frozenset(
+    {"temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty", "seed", "top_n_tokens"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Declared by a target, read by the scheduler and by admission.
+
+    * `mixed_steps`: one step may hold prefill chunks and decodes together.
+    * `chunk_multiple`: prompts may be cut at multiples of this many tokens; 0 means never cut.
+    * `prefix_sharing`: a slot may start from the KV rows that another slot has computed.
+    * `sampling`: names of the sampling parameters it honours (see `ALL_SAMPLING`).
+    """
+
+    mixed_steps: bool
+    chunk_multiple: int
+    prefix_sharing: bool
+    sampling: frozenset[str] = ALL_SAMPLING

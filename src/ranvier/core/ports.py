@@ -1,0 +1,56 @@
+"""The port between the text half and the tensor half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from ranvier.core.capabilities import Capabilities
+from ranvier.core.events import Event, StepStats
+from ranvier.core.limits import Limits
+from ranvier.core.request import EngineRequest
+
+EventSink: TypeAlias = Callable[[Event], None]
+"""Called on the event loop, once for each event of one request, in order."""
+
+StatsSink: TypeAlias = Callable[[StepStats], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What a warm engine says of itself. `details` are words for logs and pages: precisions, versions, threads."""
+
+    target: str
+    limits: Limits
+    capabilities: Capabilities
+    details: dict[str, str]
+
+
+class EngineClient(Protocol):
+    """One engine, seen from the router. All methods are called on the event loop."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Limits and capabilities; constant while the engine lives."""
+        ...
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether requests can be submitted now."""
+        ...
+
+    def submit(self, request: EngineRequest, sink: EventSink) -> None:
+        """Queue a request; its events, the terminal one included, go to `sink`.
+
+        Raises `UnhealthyError` when no engine is connected.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early. Its terminal event still comes. Unknown and ended ids are ignored."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the engine; open requests fail."""
+        ...

@@ -1,0 +1,189 @@
+"""From a model source to an artifact directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ranvier import __version__
+from ranvier.artifacts import (
+    FORMAT,
+    WEIGHTS_NAME,
+    Artifact,
+    Manifest,
+    ModelSource,
+    Store,
+    digest,
+    open_artifact,
+    publish,
+    write_manifest,
+)
+from ranvier.errors import ModelError, OptionError
+from ranvier.models import Checkpoint, DecoderSpec, SafetensorsCheckpoint, WeightPlan, spec_of, write_weights
+from ranvier.models.packing import DType, Progress, Quantize
+from ranvier.text import Tokenizer, tokenizer_config_from_gguf, tokenizer_json_from_gguf
+
+DEFAULT_BATCH_SIZE = 16
+DEFAULT_SEQUENCE_LENGTH = 2048
+PACKING = "1"
+"""Raised when the same options give another weights file, so that stored ones are not taken for it."""
+
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_QUANTIZE: tuple[Quantize, ...] = ("none", "auto", "int8", "int4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What to make. `source` is local; None limits take the defaults, cut to what the model was made for."""
+
+    source: ModelSource
+    revision: str | None
+    target: str
+    batch_size: int | None
+    sequence_length: int | None
+    quantize: str
+    dtype: str
+    kv_cache_dtype: str
+
+    def weights_fields(self) -> dict[str, str]:
+        """What the weights file depends on."""
+        return {"source": _identity(self.source), "quantize": self.quantize, "dtype": self.dtype, "packing": PACKING}
+
+    def key(self) -> dict[str, str]:
+        """What the artifact depends on."""
+        return self.weights_fields() | {
+            "target": self.target,
+            "batch_size": str(self.batch_size or "default"),
+            "sequence_length": str(self.sequence_length or "default"),
+            "kv_cache_dtype": self.kv_cache_dtype,
+        }
+
+
+def _identity(source: ModelSource) -> str:
+    """The files by name, size and time of change: cheap, and different after any usual edit."""
+    if source.path.is_dir():
+        files = sorted(path for path in source.path.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
+    else:
+        files = [source.path]
+    stats = [(path, path.stat()) for path in files]
+    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+
+
+def export_to_store(request: ExportRequest, store: Store, progress: Progress) -> Artifact:
+    """The stored artifact for a request, made now if it is not there."""
+    name, key = Path(request.source.model_id).name, request.key()
+    found = store.find(name, key)
+    if found is not None:
+        return found
+    with store.locked():
+        found = store.find(name, key)
+        if found is not None:
+            return found
+        store.discard(store.directory(name, key))
+        linked = store.with_weights(digest(request.weights_fields()))
+        return export(request, store.directory(name, key), progress, linked.weights_path if linked else None)
+
+
+def export(request: ExportRequest, directory: Path, progress: Progress, weights: Path | None = None) -> Artifact:
+    """Write an artifact to `directory`, all or nothing. `weights` is a file to link instead of packing.
+
+    Raises `ModelError` for a model that cannot be served and `OptionError` for limits that it cannot have.
+    """
+    checkpoint = _open(request.source)
+    spec = spec_of(checkpoint.config)
+    sequence_length = _sequence_length(request.sequence_length, spec)
+    with publish(directory) as building:
+        _write_texts(request.source, checkpoint, building)
+        # Read from the source where it has one, so that an error names the user's file.
+        texts = request.source.path if request.source.kind == "checkpoint" else building
+        Tokenizer.from_file(texts / "tokenizer.json")
+        if weights is None:
+            write_weights(checkpoint, _plan(request), building / WEIGHTS_NAME, progress)
+        else:
+            _link(weights, building / WEIGHTS_NAME)
+        write_manifest(building, _manifest(request, sequence_length, building / WEIGHTS_NAME))
+    return open_artifact(directory)
+
+
+def _open(source: ModelSource) -> Checkpoint:
+    if source.kind == "checkpoint":
+        return SafetensorsCheckpoint(source.path)
+    if source.kind != "gguf":
+        raise ModelError(f"`model_id` {source.model_id}: is an exported artifact already; give the checkpoint")
+    # Imported here: the reader brings in packages that no other path needs.
+    from ranvier.models.gguf_file import GgufCheckpoint
+
+    return GgufCheckpoint(source.path)
+
+
+def _sequence_length(asked: int | None, spec: DecoderSpec) -> int:
+    if asked is not None and asked > spec.max_positions:
+        raise OptionError(
+            f"`max_total_tokens` must be <= {spec.max_positions}, the positions the model was made for. Given: {asked}"
+        )
+    return asked or min(DEFAULT_SEQUENCE_LENGTH, spec.max_positions)
+
+
+def _plan(request: ExportRequest) -> WeightPlan:
+    quantize = next(known for known in _QUANTIZE if known == request.quantize)
+    dtype: DType = "float32" if request.dtype == "float32" else "bfloat16"
+    return WeightPlan(quantize=quantize, dtype=dtype)
+
+
+def _manifest(request: ExportRequest, sequence_length: int, weights: Path) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        model_id=request.source.model_id,
+        revision=request.revision,
+        target=request.target,
+        batch_size=request.batch_size or DEFAULT_BATCH_SIZE,
+        sequence_length=sequence_length,
+        quantize=request.quantize,
+        dtype=request.dtype,
+        kv_cache_dtype=request.kv_cache_dtype,
+        weights_bytes=weights.stat().st_size,
+        key=request.key(),
+        weights_key=digest(request.weights_fields()),
+        ranvier_version=__version__,
+    )
+
+
+def _link(existing: Path, path: Path) -> None:
+    try:
+        os.link(existing, path)
+    except OSError:
+        shutil.copyfile(existing, path)
+
+
+def _write_texts(source: ModelSource, checkpoint: Checkpoint, building: Path) -> None:
+    """Config, tokenizer and templates: what the router reads."""
+    _write_json(building / "config.json", checkpoint.config)
+    if source.kind == "checkpoint":
+        for name in _TEXT_FILES:
+            if (source.path / name).is_file():
+                shutil.copyfile(source.path / name, building / name)
+        return
+    from ranvier.models.gguf_file import GgufCheckpoint
+
+    assert isinstance(checkpoint, GgufCheckpoint)
+    metadata = checkpoint.metadata
+    (building / "tokenizer.json").write_text(tokenizer_json_from_gguf(metadata), encoding="utf-8")
+    _write_json(building / "tokenizer_config.json", tokenizer_config_from_gguf(metadata))
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ids = sorted({int(end) for end in ends if isinstance(end, int)})
+    _write_json(building / "generation_config.json", {"eos_token_id": ids})
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

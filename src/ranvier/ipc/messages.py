@@ -1,0 +1,139 @@
+"""Frames between router and engine: 4 bytes little-endian length, then MessagePack of one of these structs.
+
+One `StepFrame` carries everything a step has to say, so that a step costs one write and one read whatever the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from ranvier.core import (
+    Capabilities,
+    EngineInfo,
+    EngineRequest,
+    Event,
+    FailEvent,
+    FinishEvent,
+    FinishReason,
+    Limits,
+    SamplingParams,
+    StartEvent,
+    StepStats,
+    TokenEvent,
+    TokenLogprob,
+)
+
+LENGTH_BYTES = 4
+MAX_FRAME_BYTES = 256 * 2**20
+
+Top = tuple[tuple[int, float], ...]
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """First frame of an engine: what it is."""
+
+    target: str
+    limits: Limits
+    capabilities: Capabilities
+    details: dict[str, str]
+
+    def to_info(self) -> EngineInfo:
+        """The value the port speaks of."""
+        return EngineInfo(target=self.target, limits=self.limits, capabilities=self.capabilities, details=self.details)
+
+
+class StepFrame(msgspec.Struct, frozen=True, array_like=True, tag="step"):
+    """Events of one step, grouped by kind; within a request they happen in this order of groups."""
+
+    started: list[tuple[str, float, int]]
+    tokens: list[tuple[str, int, float, Top]]
+    finished: list[tuple[str, FinishReason]]
+    failed: list[tuple[str, str]]
+    stats: StepStats | None
+
+    def events(self) -> Iterator[Event]:
+        """The events again."""
+        for started in self.started:
+            yield StartEvent(*started)
+        for request_id, token_id, logprob, top in self.tokens:
+            yield TokenEvent(request_id, token_id, logprob, tuple(TokenLogprob(*pair) for pair in top))
+        for finished in self.finished:
+            yield FinishEvent(*finished)
+        for failed in self.failed:
+            yield FailEvent(*failed)
+
+
+class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
+    """Last frame of an engine whose device is lost: why."""
+
+    reason: str
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+    """Queue a request."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    eos_token_ids: frozenset[int]
+    sampling: SamplingParams
+
+    def to_request(self) -> EngineRequest:
+        """The value the engine works with."""
+        return EngineRequest(
+            request_id=self.request_id,
+            prompt_ids=self.prompt_ids,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_ids=self.eos_token_ids,
+            sampling=self.sampling,
+        )
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """End a request."""
+
+    request_id: str
+
+
+FromEngine = Hello | StepFrame | Lost
+ToEngine = Submit | Cancel
+
+encoder = msgspec.msgpack.Encoder()
+from_engine_decoder = msgspec.msgpack.Decoder(FromEngine)
+to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
+
+
+def frame(message: FromEngine | ToEngine) -> bytes:
+    """A message as it goes over the socket."""
+    body = encoder.encode(message)
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
+def step_frame(events: Iterable[Event], stats: StepStats | None) -> StepFrame:
+    """Group events by kind."""
+    started, tokens, finished, failed = [], [], [], []
+    for event in events:
+        if isinstance(event, TokenEvent):
+            top = tuple((item.token_id, item.logprob) for item in event.top)
+            tokens.append((event.request_id, event.token_id, event.logprob, top))
+        elif isinstance(event, FinishEvent):
+            finished.append((event.request_id, event.reason))
+        elif isinstance(event, StartEvent):
+            started.append((event.request_id, event.at_s, event.num_reused_tokens))
+        else:
+            failed.append((event.request_id, event.message))
+    return StepFrame(started, tokens, finished, failed, stats)
+
+
+def submit_frame(request: EngineRequest) -> Submit:
+    """A request as a message."""
+    return Submit(
+        request.request_id, request.prompt_ids, request.max_new_tokens, request.eos_token_ids, request.sampling
+    )
+
+
+def hello_frame(info: EngineInfo) -> Hello:
+    """An engine's description as a message."""
+    return Hello(info.target, info.limits, info.capabilities, info.details)

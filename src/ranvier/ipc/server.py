@@ -1,0 +1,125 @@
+"""The engine's end of the socket. Plain threads: one reads commands, one writes frames, the engine has its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ranvier.core import EngineInfo, EngineRequest, Event, StepStats
+from ranvier.ipc.messages import (
+    LENGTH_BYTES,
+    MAX_FRAME_BYTES,
+    FromEngine,
+    Lost,
+    Submit,
+    frame,
+    hello_frame,
+    step_frame,
+    to_engine_decoder,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Commands(Protocol):
+    """What the server calls; `EngineLoop` is one."""
+
+    def submit(self, request: EngineRequest) -> None:
+        """Queue a request."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a request."""
+        ...
+
+    def cancel_all(self) -> None:
+        """End every request."""
+        ...
+
+
+class EngineServer:
+    """Serves one router at a time on a Unix socket. When a router goes, its requests are cancelled."""
+
+    def __init__(self, path: Path, info: EngineInfo) -> None:
+        self._info = info
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._outbox: queue.SimpleQueue[FromEngine | None] = queue.SimpleQueue()
+
+    def deliver(self, events: list[Event], stats: StepStats | None) -> None:
+        """Send what a step said. Never blocks; with no router connected the frame is dropped."""
+        self._outbox.put(step_frame(events, stats))
+
+    def lost(self, reason: str) -> None:
+        """Tell the router that the device is lost, then end `serve`."""
+        self._outbox.put(Lost(reason))
+        self._outbox.put(None)
+
+    def serve(self, commands: Commands) -> None:
+        """Accept routers, one after the other, until `lost` was called. Blocks."""
+        self._listener.listen(1)
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                if not self._converse(connection, commands):
+                    return
+
+    def _converse(self, connection: socket.socket, commands: Commands) -> bool:
+        """Serve one router. False when the engine is done for."""
+        self._drop_old_frames()
+        connection.sendall(frame(hello_frame(self._info)))
+        gone = threading.Event()
+        reader = threading.Thread(target=self._read, args=(connection, commands, gone), name="reader", daemon=True)
+        reader.start()
+        alive = self._write(connection, gone)
+        commands.cancel_all()
+        return alive
+
+    def _drop_old_frames(self) -> None:
+        while not self._outbox.empty():
+            self._outbox.get()
+
+    def _write(self, connection: socket.socket, gone: threading.Event) -> bool:
+        while not gone.is_set():
+            message = self._outbox.get()
+            if message is None:
+                return False
+            try:
+                connection.sendall(frame(message))
+            except OSError:
+                return True
+        return True
+
+    def _read(self, connection: socket.socket, commands: Commands, gone: threading.Event) -> None:
+        try:
+            with connection.makefile("rb") as stream:
+                while (body := _read_frame(stream.read)) is not None:
+                    message = to_engine_decoder.decode(body)
+                    if isinstance(message, Submit):
+                        commands.submit(message.to_request())
+                    else:
+                        commands.cancel(message.request_id)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            _log.warning("the router's connection broke: %s", error)
+        gone.set()
+        # Wakes the writer, which then sees that nobody reads any more.
+        self._outbox.put(step_frame([], None))
+
+
+def _read_frame(read: Callable[[int], bytes]) -> bytes | None:
+    """The next frame's body, or None at the end of the stream."""
+    head = read(LENGTH_BYTES)
+    if len(head) < LENGTH_BYTES:
+        return None
+    length = int.from_bytes(head, "little")
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    body = read(length)
+    return body if len(body) == length else None

@@ -1,0 +1,101 @@
+"""The command line: `ranvier <command>` and `text-generation-launcher`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ranvier.errors import OptionError, SetupError
+
+_COMMANDS = """usage: ranvier <command> [options]
+
+commands:
+  serve     serve a model (the same as text-generation-launcher)
+  export    write an artifact directory for a model
+  bench     measure bare steps and the same load over HTTP
+  options   print every option as a Markdown table
+
+ranvier <command> --help tells more; ranvier --version prints the version.
+"""
+
+
+def text_generation_launcher() -> None:
+    """Entry point of `text-generation-launcher`."""
+    _exit(_serve, sys.argv[1:], "text-generation-launcher")
+
+
+def ranvier() -> None:
+    """Entry point of `ranvier`."""
+    commands: dict[str, Callable[[Sequence[str], str], int]] = {
+        "serve": _serve,
+        "export": _export,
+        "bench": _bench,
+        "options": _options,
+    }
+    arguments = sys.argv[1:]
+    name = arguments[0] if arguments else "--help"
+    if name in commands:
+        _exit(commands[name], arguments[1:], f"ranvier {name}")
+    if name in ("--version", "-V"):
+        from ranvier import __version__
+
+        print(f"ranvier {__version__}")
+        raise SystemExit(0)
+    if name in ("--help", "-h"):
+        print(_COMMANDS, end="")
+        raise SystemExit(0)
+    print(f"error: unknown command {name!r}\n\n{_COMMANDS}", end="", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _exit(command: Callable[[Sequence[str], str], int], arguments: Sequence[str], prog: str) -> None:
+    try:
+        code = command(arguments, prog)
+    except OptionError as error:
+        print(f'Error: ArgumentValidation("{error}")', file=sys.stderr)
+        code = 1
+    except SetupError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 0
+    raise SystemExit(code)
+
+
+def _serve(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.config import load_config
+
+    config = load_config(arguments, os.environ, prog=prog)
+    # Imported after the options are read: `--help` must not wait for it.
+    from ranvier.launcher.supervisor import launch
+
+    return launch(config)
+
+
+def _export(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.config import load_export_config
+
+    config = load_export_config(arguments, os.environ, prog)
+    from ranvier.compose.plan import export_artifact
+
+    artifact = export_artifact(config)
+    manifest = artifact.manifest
+    print(
+        f"{artifact.directory}: {manifest.model_id} for {manifest.target}, "
+        f"[{manifest.batch_size}, {manifest.sequence_length}], weights {manifest.weights_bytes / 1e6:.0f} MB"
+    )
+    return 0
+
+
+def _options(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.config import options_markdown
+
+    print(options_markdown(), end="")
+    return 0
+
+
+def _bench(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.bench.main import bench
+
+    return bench(arguments, prog)

@@ -1,0 +1,18 @@
+"""What a decoder is, which checkpoints describe one, and how weights are read, rounded and packed."""
+
+from ranvier.models.checkpoint import Checkpoint, SafetensorsCheckpoint, read_json
+from ranvier.models.families import spec_of, supported_families
+from ranvier.models.packing import PackedWeights, WeightPlan, write_weights
+from ranvier.models.spec import DecoderSpec
+
+__all__ = [
+    "Checkpoint",
+    "DecoderSpec",
+    "PackedWeights",
+    "SafetensorsCheckpoint",
+    "WeightPlan",
+    "read_json",
+    "spec_of",
+    "supported_families",
+    "write_weights",
+]

@@ -1,0 +1,84 @@
+"""Typed access to a checkpoint's `config.json` with errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ranvier.errors import ModelError
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFields:
+    """A mapping whose readers raise `ModelError` when a field is absent or has another type.
+
+    `null` counts as absent, as in Hugging Face configs.
+    """
+
+    values: Mapping[str, object]
+    path: str = ""
+
+    def integer(self, name: str, default: object = _MISSING) -> int:
+        """An integer above zero."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self._wrong(name, value, "a whole number above 0")
+        return value
+
+    def number(self, name: str, default: object = _MISSING) -> float:
+        """A finite number above zero."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise self._wrong(name, value, "a number above 0")
+        return float(value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers."""
+        value = self._get(name, _MISSING)
+        if not isinstance(value, list) or not all(isinstance(item, (int, float)) for item in value):
+            raise self._wrong(name, value, "a list of numbers")
+        return tuple(float(item) for item in value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """A string."""
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a string")
+        return value
+
+    def section(self, name: str) -> ConfigFields:
+        """A nested object, empty when absent."""
+        value = self._get(name, {})
+        if not isinstance(value, Mapping):
+            raise self._wrong(name, value, "an object")
+        return ConfigFields(value, f"{self.path}{name}.")
+
+    def require_value(self, name: str, expected: str) -> None:
+        """Refuse any value but `expected`; absent is fine."""
+        value = self.text(name, expected)
+        if value != expected:
+            raise self.unsupported(name, value, expected)
+
+    def unsupported(self, name: str, value: object, supported: str) -> ModelError:
+        """The error for a value that is well formed but cannot be served."""
+        return ModelError(f"config.json: `{self.path}{name}` is {value!r}, which is not supported; use {supported}")
+
+    def _get(self, name: str, default: object) -> object:
+        value = self.values.get(name)
+        if value is not None:
+            return value
+        if default is _MISSING:
+            raise ModelError(f"config.json: `{self.path}{name}` is missing")
+        return default
+
+    def _wrong(self, name: str, value: object, wanted: str) -> ModelError:
+        return ModelError(f"config.json: `{self.path}{name}` must be {wanted}. Given: {value!r}")

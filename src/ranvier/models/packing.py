@@ -1,0 +1,150 @@
+"""From a checkpoint to the weights file of an artifact, one tensor at a time, and back.
+
+Which form a matrix is held in follows from the checkpoint and `quantize`:
+
+| `quantize` | dense matrix | Q4_0 blocks | Q8_0, Q4_1, K-quant blocks |
+| --- | --- | --- | --- |
+| `none` | `dtype` | exact int4 | Q8_0 exact int8, Q4_1 exact int4 with fractional zeros, K-quants in `dtype` |
+| `auto` | `dtype` | exact int4 | int8 by row: next to nothing lost, and the faster form |
+| `int8` | int8 by row | int8 by row | int8 by row |
+| `int4` | int4 groups | exact int4 | int4 groups |
+
+Embedding and head stay int8 under `int4`; norms and biases are float32 always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ranvier.errors import ModelError
+from ranvier.models.checkpoint import Checkpoint
+from ranvier.models.families import family_of, spec_of
+from ranvier.models.quantize import INT4_GROUP, quantize_int4, quantize_int8
+from ranvier.models.spec import DecoderSpec
+from ranvier.models.tensor_file import TensorFile, TensorWriter, aligned
+from ranvier.models.weights import Array, Dense, Int4, Int8, Weight, dequantize, to_bfloat16_bits
+
+Quantize = Literal["none", "auto", "int8", "int4"]
+DType = Literal["float32", "bfloat16"]
+Progress = Callable[[int, int], None]
+"""Called with (tensors done, tensors in all)."""
+
+_TABLES = ("embed", "head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPlan:
+    """How matrices are held."""
+
+    quantize: Quantize
+    dtype: DType
+
+
+def write_weights(checkpoint: Checkpoint, plan: WeightPlan, path: Path, progress: Progress) -> None:
+    """Pack every tensor the decoder needs into `path`.
+
+    Raises `ModelError` listing names when tensors are missing, left over, or of the wrong shape.
+    """
+    spec, names = spec_of(checkpoint.config), _matched_names(checkpoint)
+    with TensorWriter(path, 3 * len(names)) as writer:
+        for done, (ours, theirs) in enumerate(names.items()):
+            weight = checkpoint.read(theirs)
+            _check_shape(theirs, weight.shape, _expected_shape(spec, ours))
+            held = hold(ours, weight, plan, was_quantized=checkpoint.was_quantized(theirs))
+            for suffix, values in _parts(held):
+                writer.add(ours + suffix, values)
+            progress(done + 1, len(names))
+
+
+def _matched_names(checkpoint: Checkpoint) -> dict[str, str]:
+    family = family_of(checkpoint.config)
+    spec = family.spec_from_config(checkpoint.config)
+    names: dict[str, str] = family.weight_names(spec)
+    there = checkpoint.names()
+    missing = sorted(set(names.values()) - there)
+    if missing:
+        raise ModelError(f"the checkpoint lacks {len(missing)} tensors: {_listed(missing)}")
+    # A tied head is often saved a second time.
+    left = sorted(n for n in there - set(names.values()) if not family.is_ignored(n) and n != "lm_head.weight")
+    if left:
+        raise ModelError(f"the checkpoint has {len(left)} tensors that its config does not call for: {_listed(left)}")
+    return names
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _expected_shape(spec: DecoderSpec, name: str) -> tuple[int, ...]:
+    part = name.split(".")[-1] if not name.endswith(".bias") else name.split(".")[-2]
+    width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    rows = {"q": width, "k": kv_width, "v": kv_width, "gate": spec.intermediate_size, "up": spec.intermediate_size}
+    columns = {"o": width, "down": spec.intermediate_size}
+    if part in ("attn_norm", "mlp_norm", "final_norm"):
+        return (spec.hidden_size,)
+    if part in _TABLES:
+        return (spec.vocab_size, spec.hidden_size)
+    out = rows.get(part, spec.hidden_size)
+    return (out,) if name.endswith(".bias") else (out, columns.get(part, spec.hidden_size))
+
+
+def _check_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if tuple(given) != wanted:
+        raise ModelError(f"tensor `{name}` has shape {list(given)}; its config calls for {list(wanted)}")
+
+
+def hold(name: str, weight: Weight, plan: WeightPlan, *, was_quantized: bool) -> Weight:
+    """The form in which one tensor goes into the artifact; see the table above."""
+    if len(weight.shape) == 1:
+        return Dense(dequantize(weight))
+    if isinstance(weight, Int4) and weight.zeros.dtype == np.uint8 and plan.quantize != "int8":
+        return weight
+    if plan.quantize == "int4" and name not in _TABLES and weight.shape[1] % INT4_GROUP == 0:
+        return quantize_int4(dequantize(weight))
+    if plan.quantize in ("int8", "int4") or (plan.quantize == "auto" and was_quantized):
+        return quantize_int8(dequantize(weight))
+    return _in_dtype(weight, plan.dtype) if isinstance(weight, Dense) else weight
+
+
+def _in_dtype(weight: Dense, dtype: DType) -> Dense:
+    is_bfloat16 = weight.values.dtype == np.uint16
+    if is_bfloat16 == (dtype == "bfloat16"):
+        return weight
+    values = dequantize(weight)
+    return Dense(to_bfloat16_bits(values) if dtype == "bfloat16" else values)
+
+
+def _parts(weight: Weight) -> Iterator[tuple[str, Array]]:
+    if isinstance(weight, Dense):
+        yield "", weight.values
+        return
+    yield (".int8" if isinstance(weight, Int8) else ".int4"), weight.codes
+    yield ".scales", weight.scales
+    if isinstance(weight, Int4):
+        yield ".zeros", weight.zeros
+
+
+class PackedWeights:
+    """The weights file of an artifact, mapped. Raises `ModelError` when it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = TensorFile(path)
+        self._names = frozenset(self._file.names)
+
+    def read(self, name: str) -> Weight:
+        """One weight by our name; its arrays are views of the mapping where alignment allows."""
+        if f"{name}.int8" in self._names:
+            return Int8(self._array(f"{name}.int8"), self._array(f"{name}.scales"))
+        if f"{name}.int4" in self._names:
+            return Int4(self._array(f"{name}.int4"), self._array(f"{name}.scales"), self._array(f"{name}.zeros"))
+        if name not in self._names:
+            raise ModelError(f"{self._file.path}: tensor `{name}` is missing; export the model again")
+        return Dense(self._array(name))
+
+    def _array(self, name: str) -> Array:
+        return aligned(self._file.read(name))

@@ -1,0 +1,193 @@
+"""The CPU target: one OpenVINO model over the flat tokens of all chunks, paged attention, sampling on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import Type
+
+from ranvier.core import Capabilities, Limits, StepPlan, StepResult
+from ranvier.errors import SetupError
+from ranvier.models import DecoderSpec, PackedWeights
+from ranvier.sampling import HostSampler
+from ranvier.targets.cpu.blocks import BlockTable
+from ranvier.targets.cpu.graph import STEP_INPUTS, build_decoder
+from ranvier.targets.cpu.ops import BLOCK_TOKENS
+from ranvier.targets.cpu.precision import Precision, resolve_precision
+
+OPENVINO_RELEASE = "2026.4.1"
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "u8": "u8"}
+_ELEMENT_BYTES = {Type.f32: 4, Type.bf16: 2, Type.u8: 1, Type.f16: 2}
+_CAPABILITIES = Capabilities(mixed_steps=True, chunk_multiple=BLOCK_TOKENS, prefix_sharing=True)
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuOptions:
+    """What the user may choose; `auto` is settled from the processor, `num_threads` 0 means one for each core."""
+
+    dtype: str
+    kv_cache_dtype: str
+    num_threads: int
+
+
+def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: CpuOptions) -> CpuPrograms:
+    """Compile the model and claim its KV memory.
+
+    Raises `SetupError` when OpenVINO has another version than the graph is written for, or memory does not suffice.
+    """
+    if not ov.__version__.startswith(OPENVINO_RELEASE):
+        raise SetupError(f"the cpu target is written for openvino {OPENVINO_RELEASE}; {ov.__version__} is installed")
+    core = ov.Core()
+    precision = resolve_precision(core, options.dtype, options.kv_cache_dtype)
+    model, constants = build_decoder(spec, PackedWeights(weights_path), limits.sequence_length)
+    config: dict[str, object] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision.inference],
+        "KV_CACHE_PRECISION": _HINTS[precision.kv],
+        # Activations rounded to int8 for steps of several tokens only would make a text depend on the load.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    }
+    if options.num_threads:
+        config["INFERENCE_NUM_THREADS"] = options.num_threads
+    compiled = core.compile_model(model, "CPU", config)
+    return CpuPrograms(compiled, limits, precision, kept=[constants])
+
+
+class CpuPrograms:
+    """A compiled decoder with its KV cache. Owned by one thread."""
+
+    def __init__(
+        self, compiled: ov.CompiledModel, limits: Limits, precision: Precision, kept: list[object] | None = None
+    ) -> None:
+        self._kept = list(kept or ())
+        self._precision = precision
+        blocks_per_slot = -(-limits.sequence_length // BLOCK_TOKENS)
+        self._blocks = BlockTable(limits.batch_size, blocks_per_slot)
+        self._spare_block = limits.batch_size * blocks_per_slot
+        self._threads = compiled.get_property("INFERENCE_NUM_THREADS")
+        self._request = compiled.create_infer_request()
+        self._ports = {name: compiled.input(name) for name in STEP_INPUTS}
+        self._caches = _claim_caches(compiled, self._request, self._spare_block + 1)
+        self._sampler = HostSampler()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Mixed steps, cuts at block borders, shared prefixes, every sampling parameter."""
+        return _CAPABILITIES
+
+    @property
+    def details(self) -> dict[str, str]:
+        """Precisions, threads, library version, KV memory."""
+        return {
+            "dtype": self._precision.inference,
+            "kv_cache_dtype": self._precision.kv,
+            "threads": str(self._threads),
+            "openvino": str(ov.__version__),
+            "kv_cache_mb": str(sum(cache.nbytes for cache in self._caches) // 2**20),
+        }
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """See `Programs.run`. Time grows with the tokens of the plan; the GIL is released while the model runs."""
+        for share in plan.shares:
+            self._blocks.share(share.source, share.target, share.num_tokens // BLOCK_TOKENS)
+        inputs = self._step_inputs(plan)
+        tensors = {name: ov.Tensor(values, shared_memory=True) for name, values in inputs.items()}
+        for name, tensor in tensors.items():
+            self._request.set_tensor(self._ports[name], tensor)
+        self._request.infer()
+        if not plan.rows:
+            return StepResult(())
+        logits_RV = self._request.get_output_tensor(0).data
+        log_sums_R = self._request.get_output_tensor(1).data[:, 0]
+        return StepResult(self._sampler.choose(logits_RV, log_sums_R, plan.rows))
+
+    def _step_inputs(self, plan: StepPlan) -> dict[str, Ints]:
+        chunks = plan.chunks
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        tables = []
+        for chunk, length in zip(chunks, lengths, strict=True):
+            end = -(-(chunk.start + length) // BLOCK_TOKENS)
+            self._blocks.own(chunk.slot, chunk.start // BLOCK_TOKENS, end)
+            tables.append(self._blocks.row(chunk.slot, end))
+        ids = [np.asarray(chunk.token_ids, np.int32) for chunk in chunks]
+        positions = [
+            np.arange(chunk.start, chunk.start + n, dtype=np.int32) for chunk, n in zip(chunks, lengths, strict=True)
+        ]
+        starts = [chunk.start for chunk in chunks]
+        wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
+        if self._precision.inference == "float32" and sum(lengths) == 1:
+            # A lone token takes another float32 kernel with other rounding; a second one, unread, keeps it company.
+            tables.append(np.array([self._spare_block], np.int32))
+            ids.append(ids[0])
+            positions.append(np.zeros(1, np.int32))
+            starts.append(0)
+            lengths.append(1)
+        begins = _offsets(lengths)
+        ends = begins[1:] - 1
+        return {
+            "ids": np.concatenate(ids),
+            "positions": np.concatenate(positions),
+            "past_lens": np.array(starts, np.int32),
+            "begins": begins,
+            "blocks": np.concatenate(tables),
+            "block_begins": _offsets([len(table) for table in tables]),
+            "max_context": np.array(max(s + n for s, n in zip(starts, lengths, strict=True)), np.int32),
+            # A step that wants no logits still needs one row to multiply.
+            "rows": np.ascontiguousarray(ends[wanted] if wanted else ends[:1]),
+        }
+
+    def release(self) -> None:
+        """Drop the model and the KV cache."""
+        del self._request
+        self._caches.clear()
+        self._kept.clear()
+
+    def check(self) -> None:
+        """Assert the block table's invariant."""
+        self._blocks.check()
+
+
+def _offsets(lengths: list[int]) -> Ints:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _claim_caches(compiled: ov.CompiledModel, request: ov.InferRequest, num_blocks: int) -> list[npt.NDArray[np.uint8]]:
+    """Allocate and touch every block, so that memory cannot run out later; set them on the request once."""
+    ports = compiled.inputs[len(STEP_INPUTS) :]
+    shapes = [[num_blocks, *(dim.get_length() for dim in list(port.partial_shape)[1:])] for port in ports]
+    sizes = [int(np.prod(shape)) * _ELEMENT_BYTES[port.element_type] for shape, port in zip(shapes, ports, strict=True)]
+    _require_memory(sum(sizes), num_blocks)
+    caches = []
+    for port, shape, size in zip(ports, shapes, sizes, strict=True):
+        memory = np.empty(size, np.uint8)
+        memory.fill(0)
+        request.set_tensor(port, ov.Tensor(memory, ov.Shape(shape), port.element_type))
+        caches.append(memory)
+    return caches
+
+
+def _require_memory(needed_bytes: int, num_blocks: int) -> None:
+    available = _available_bytes()
+    if available is not None and needed_bytes > available:
+        raise SetupError(
+            f"the KV cache needs {needed_bytes / 2**30:.1f} GiB for {num_blocks * BLOCK_TOKENS} tokens, "
+            f"{available / 2**30:.1f} GiB are available; lower `--max-batch-size` or `--max-total-tokens`, "
+            "or use `--kv-cache-dtype u8`"
+        )
+
+
+def _available_bytes() -> int | None:
+    """Memory that can be had without swapping, where the system tells (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
