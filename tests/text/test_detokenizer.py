@@ -60,6 +60,7 @@ def test_streamed_text_is_the_whole_decode_when_nothing_comes_before(kind: str, 
 @settings(deadline=None)
 def test_text_survives_encoding_and_streaming_unchanged(kind: str, text: str) -> None:
     tokenizer = KINDS[kind]()
+    text = text.replace("\u2581", "_")  # SentencePiece cannot tell it from a space
 
     assert visible(tokenizer, tokenizer.encode(text)) == text
 
