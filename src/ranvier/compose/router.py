@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,8 @@ import uvicorn
 from ranvier.api import ApiOptions, build_app
 from ranvier.artifacts import open_artifact
 from ranvier.compose.plan import ServePlan
-from ranvier.config import LauncherConfig
+from ranvier.compose.ports import open_port
 from ranvier.core import EngineClient, Limits, StepStats
-from ranvier.errors import OptionError
 from ranvier.observability import ServerMetrics
 from ranvier.service import GenerationService, ServiceLimits, load_model_text
 
@@ -70,21 +68,6 @@ class StepRecorder:
             metrics.batch_next_size.observe(stats.num_started)
 
 
-def open_port(config: LauncherConfig) -> socket.socket:
-    """A bound socket, not listening yet. Raises `OptionError` when the port cannot be had."""
-    family = socket.AF_INET6 if ":" in config.hostname else socket.AF_INET
-    server = socket.socket(family, socket.SOCK_STREAM)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        server.bind((config.hostname, config.port))
-    except OSError as error:
-        server.close()
-        raise OptionError(
-            f"`port` {config.port} on {config.hostname} cannot be opened: {error.strerror}; choose another `--port`"
-        ) from None
-    return server
-
-
 class _Server(uvicorn.Server):
     """Uvicorn without its signal handlers: ours drain instead of closing the door."""
 
@@ -111,6 +94,7 @@ async def serve(plan: ServePlan, service: GenerationService, stop: asyncio.Event
         uvicorn.Config(
             build_app(service, options),
             http="httptools",
+            loop="none",
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -16,6 +16,7 @@ from types import FrameType
 
 from ranvier import __version__
 from ranvier.compose.plan import ServePlan, prepare_artifact, settle_limits
+from ranvier.compose.ports import open_port
 from ranvier.compose.processes import EXIT_SETUP
 from ranvier.config import LauncherConfig
 from ranvier.observability import set_up_logs
@@ -54,8 +55,6 @@ def launch(config: LauncherConfig) -> int:
 
 def _check_port(config: LauncherConfig) -> None:
     """Fail before the model is loaded, not after."""
-    from ranvier.compose.router import open_port
-
     if config.port:
         open_port(config).close()
 

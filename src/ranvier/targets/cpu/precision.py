@@ -34,9 +34,11 @@ def resolve_precision(core: ov.Core, dtype: str, kv_cache_dtype: str) -> Precisi
     inference: InferencePrecision = "bfloat16" if dtype == "bfloat16" or (dtype == "auto" and fast) else "float32"
     if kv_cache_dtype == "auto":
         return Precision(inference=inference, kv=inference)
-    if kv_cache_dtype not in ("float32", "bfloat16", "u8"):
-        raise OptionError(f"`kv_cache_dtype` must be auto, float32, bfloat16 or u8. Given: {kv_cache_dtype}")
-    kv: KvPrecision = kv_cache_dtype  # type: ignore[assignment]  # narrowed by the test above, on Python 3.10 too
-    if kv == "bfloat16" and inference == "float32" and not fast:
-        raise OptionError("`kv_cache_dtype` bfloat16 needs a processor with bfloat16; use float32 or u8")
-    return Precision(inference=inference, kv=kv)
+    if kv_cache_dtype == "u8":
+        return Precision(inference=inference, kv="u8")
+    if kv_cache_dtype != inference:
+        # The attention kernels are compiled for one of the two; a mix fails when the model is compiled.
+        raise OptionError(
+            f"`kv_cache_dtype` must be {inference} or u8 where `dtype` is {inference}. Given: {kv_cache_dtype}"
+        )
+    return Precision(inference=inference, kv=inference)

@@ -50,9 +50,11 @@ def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: Cpu
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _HINTS[precision.inference],
         "KV_CACHE_PRECISION": _HINTS[precision.kv],
-        # Activations rounded to int8 for steps of several tokens only would make a text depend on the load.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     }
+    if precision.inference == "float32":
+        # Whoever asks for float32 wants no activations rounded to int8. Under bfloat16 the plugin's default stays: it
+        # is a quarter faster at 16 slots, and without it the kernels of different batch sizes round differently.
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if options.num_threads:
         config["INFERENCE_NUM_THREADS"] = options.num_threads
     compiled = core.compile_model(model, "CPU", config)
@@ -103,8 +105,9 @@ class CpuPrograms:
         self._request.infer()
         if not plan.rows:
             return StepResult(())
-        logits_RV = self._request.get_output_tensor(0).data
-        log_sums_R = self._request.get_output_tensor(1).data[:, 0]
+        num_rows = len(plan.rows)
+        logits_RV = self._request.get_output_tensor(0).data[:num_rows]
+        log_sums_R = self._request.get_output_tensor(1).data[:num_rows, 0]
         return StepResult(self._sampler.choose(logits_RV, log_sums_R, plan.rows))
 
     def _step_inputs(self, plan: StepPlan) -> dict[str, Ints]:
@@ -120,16 +123,15 @@ class CpuPrograms:
             np.arange(chunk.start, chunk.start + n, dtype=np.int32) for chunk, n in zip(chunks, lengths, strict=True)
         ]
         starts = [chunk.start for chunk in chunks]
-        wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
-        if self._precision.inference == "float32" and sum(lengths) == 1:
-            # A lone token takes another float32 kernel with other rounding; a second one, unread, keeps it company.
+        if sum(lengths) == 1:
+            # A lone token goes through other kernels, which round differently now and then; a second one, whose
+            # result nobody reads, keeps it company, so that a text does not depend on who else is served.
             tables.append(np.array([self._spare_block], np.int32))
             ids.append(ids[0])
             positions.append(np.zeros(1, np.int32))
             starts.append(0)
             lengths.append(1)
         begins = _offsets(lengths)
-        ends = begins[1:] - 1
         return {
             "ids": np.concatenate(ids),
             "positions": np.concatenate(positions),
@@ -138,8 +140,7 @@ class CpuPrograms:
             "blocks": np.concatenate(tables),
             "block_begins": _offsets([len(table) for table in tables]),
             "max_context": np.array(max(s + n for s, n in zip(starts, lengths, strict=True)), np.int32),
-            # A step that wants no logits still needs one row to multiply.
-            "rows": np.ascontiguousarray(ends[wanted] if wanted else ends[:1]),
+            "rows": _wanted_rows(plan, begins),
         }
 
     def release(self) -> None:
@@ -151,6 +152,12 @@ class CpuPrograms:
     def check(self) -> None:
         """Assert the block table's invariant."""
         self._blocks.check()
+
+
+def _wanted_rows(plan: StepPlan, begins: Ints) -> Ints:
+    """Last tokens of the chunks that want logits; two rows at least, for the reason a lone token gets company."""
+    wanted = [begins[index + 1] - 1 for index, chunk in enumerate(plan.chunks) if chunk.wants_logits]
+    return np.array((wanted + [0, 0])[: max(2, len(wanted))], np.int32)
 
 
 def _offsets(lengths: list[int]) -> Ints:
