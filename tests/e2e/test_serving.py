@@ -98,7 +98,7 @@ def test_a_client_that_leaves_frees_its_slot(server: Server) -> None:
         (b'{"inputs": "a", "parameters": {"max_new_tokens": 1000}}', 422),
         (json.dumps({"inputs": "hello " * 5000}).encode(), 422),
         (json.dumps({"inputs": "x" * 3_000_000}).encode(), 413),
-        (b"[" * 100_000, 400),
+        (b'{"deep": ' + b"[" * 100_000, 400),
     ],
 )
 def test_nonsense_is_answered_and_the_server_goes_on(server: Server, body: bytes, status: int) -> None:

@@ -89,6 +89,8 @@ async def serve(plan: ServePlan, service: GenerationService, stop: asyncio.Event
         cors_allow_origin=config.cors_allow_origin,
         compute_type=os.environ.get("COMPUTE_TYPE", "gpu+optimized"),
     )
+    # Its own start and stop lines say less than ours.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     listener = open_port(config)
     server = _Server(
         uvicorn.Config(

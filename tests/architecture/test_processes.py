@@ -1,0 +1,50 @@
+"""Which libraries each process loads, and that importing changes nothing outside."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import ranvier
+
+HTTP = {"starlette", "uvicorn", "httptools", "uvloop"}
+DEVICE = {"openvino", "gguf", "numpy"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level modules in memory after importing one module in a fresh interpreter."""
+    code = f"import sys, {module}; print(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("ranvier.compose.router", DEVICE),
+        ("ranvier.ipc.client", DEVICE),
+        ("ranvier.compose.engine", HTTP | {"tokenizers"}),
+        ("ranvier.targets.cpu", HTTP | {"tokenizers"}),
+        ("ranvier.launcher.supervisor", DEVICE | HTTP | {"tokenizers", "huggingface_hub"}),
+        ("ranvier.launcher.main", DEVICE | HTTP | {"msgspec", "tokenizers", "huggingface_hub"}),
+    ],
+)
+def test_a_process_does_not_load_the_other_half(module: str, forbidden: set[str]) -> None:
+    assert not loaded_by(module) & forbidden
+
+
+def test_the_base_install_needs_no_torch_jax_or_transformers() -> None:
+    for module in ("ranvier.compose.router", "ranvier.compose.engine", "ranvier.export", "ranvier.artifacts.hub"):
+        assert not loaded_by(module) & {"torch", "jax", "transformers"}
+
+
+def test_importing_every_module_leaves_the_root_logger_alone() -> None:
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(ranvier.__path__, "ranvier.")
+        if not module.name.endswith("__main__")
+    ]
+    code = f"import {', '.join(names)}, logging; assert not logging.getLogger().handlers"
+    subprocess.run([sys.executable, "-c", code], check=True)
