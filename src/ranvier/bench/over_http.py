@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ranvier.bench.load import Load, Measured, prompt_text
+from ranvier.compose.event_loop import run_async
 from ranvier.errors import SetupError
 
 _START_TIMEOUT_S = 600.0
@@ -82,7 +83,7 @@ def _rss_mb(pid: int) -> int:
 
 def run_http(port: int, load: Load, *, seed: int, is_stream: bool) -> Measured:
     """Put the load on `/generate_stream` (or `/generate`). Raises `SetupError` when a reply is not what was asked."""
-    return asyncio.run(_run(port, load, seed, is_stream))
+    return run_async(_run(port, load, seed, is_stream))
 
 
 async def _run(port: int, load: Load, seed: int, is_stream: bool) -> Measured:

@@ -6,11 +6,11 @@ open as long as the launcher lives.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
 
+from ranvier.compose.event_loop import run_async
 from ranvier.compose.plan import ServePlan
 from ranvier.compose.processes import EXIT_SETUP, end_with_parent, run_engine, run_router
 from ranvier.errors import OptionError, SetupError
@@ -33,16 +33,6 @@ def main(role: str) -> int:
     except SetupError as error:
         logging.getLogger(__name__).error("%s", error)
     return EXIT_SETUP
-
-
-def run_async(work: object) -> None:
-    """`asyncio.run` on uvloop where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)  # type: ignore[arg-type]  # a coroutine, passed through
-    else:
-        uvloop.run(work)  # type: ignore[arg-type]  # the same
 
 
 def _read_line(descriptor: int) -> bytes:

@@ -60,8 +60,8 @@ def _check_port(config: LauncherConfig) -> None:
 
 
 def _single(plan: ServePlan, signals: _Signals) -> int:
+    from ranvier.compose.event_loop import run_async
     from ranvier.compose.processes import run_single
-    from ranvier.launcher.child import run_async
 
     signals.release()
     run_async(run_single(plan))
