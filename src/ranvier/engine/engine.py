@@ -70,16 +70,25 @@ class Engine:
         return self._scheduler.has_work
 
     def submit(self, request: EngineRequest) -> list[Event]:
-        """Queue a request. Returns its `FailEvent` at once when it cannot fit a slot, else nothing."""
-        length = len(request.prompt_ids)
-        if length == 0 or length + request.max_new_tokens > self._limits.sequence_length:
-            limit = self._limits.sequence_length
-            message = f"{length} prompt and {request.max_new_tokens} new tokens do not fit a slot of {limit}"
-            return [FailEvent(request.request_id, message)]
+        """Queue a request. Returns its `FailEvent` at once when it is outside the limits, else nothing."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return [FailEvent(request.request_id, refusal)]
         sequence = Sequence(request)
         self._sequences[request.request_id] = sequence
         self._scheduler.enqueue(sequence)
         return []
+
+    def _refusal(self, request: EngineRequest) -> str | None:
+        """Why a request can never be served; None when it can."""
+        length, limits = len(request.prompt_ids), self._limits
+        if length > limits.max_input_tokens:
+            # It may be longer than any step's prefill, and would stop the queue for ever.
+            return f"{length} prompt tokens are over the limit of {limits.max_input_tokens}"
+        if length == 0 or length + request.max_new_tokens > limits.sequence_length:
+            limit = limits.sequence_length
+            return f"{length} prompt and {request.max_new_tokens} new tokens do not fit a slot of {limit}"
+        return None
 
     def cancel(self, request_id: str) -> list[Event]:
         """End a request now and free its slot. Unknown ids give no event."""
@@ -115,10 +124,14 @@ class Engine:
         return result
 
     def _fail(self, plan: StepPlan, by_slot: dict[int, Sequence]) -> list[Event]:
-        """What a failed step left in the slots is unknown, so nothing of it is reused."""
+        """What a failed step left in the slots is unknown, so nothing of it is reused.
+
+        A slot may have a share in the plan and no chunk yet: its prefix was not copied for certain either.
+        """
+        slots = [chunk.slot for chunk in plan.chunks] + [share.target for share in plan.shares]
         return [
-            self._drop(by_slot[chunk.slot], "the step that held this request failed on the device")
-            for chunk in plan.chunks
+            self._drop(by_slot[slot], "the step that held this request failed on the device")
+            for slot in dict.fromkeys(slots)
         ]
 
     def _commit(self, plan: StepPlan, result: StepResult, by_slot: dict[int, Sequence]) -> list[Event]:

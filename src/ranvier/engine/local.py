@@ -23,7 +23,8 @@ class LocalEngineClient:
         self._dispatcher = Dispatcher()
         self._event_loop = asyncio.get_running_loop()
         self._loop = EngineLoop(engine, self._deliver, self._lost)
-        self._lost_reason: str | None = None
+        self._is_lost = False
+        self._is_closed = False
         self._loop.start()
 
     @property
@@ -33,8 +34,8 @@ class LocalEngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """True until the device is lost."""
-        return self._lost_reason is None
+        """True until the device is lost or the client closed."""
+        return not (self._is_lost or self._is_closed)
 
     def submit(self, request: EngineRequest, sink: EventSink) -> None:
         """See `EngineClient`."""
@@ -48,7 +49,10 @@ class LocalEngineClient:
         self._loop.cancel(request_id)
 
     async def close(self) -> None:
-        """Stop the engine's thread, fail what is open, release the device."""
+        """Stop the engine's thread, fail what is open, release the device. More than once is harmless."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         await self._event_loop.run_in_executor(None, self._loop.stop)
         self._dispatcher.fail_all("the engine was stopped")
         self._release()
@@ -65,5 +69,5 @@ class LocalEngineClient:
         self._event_loop.call_soon_threadsafe(self._fail, reason)
 
     def _fail(self, reason: str) -> None:
-        self._lost_reason = reason
+        self._is_lost = True
         self._dispatcher.fail_all(reason)

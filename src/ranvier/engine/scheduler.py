@@ -3,7 +3,7 @@
 Rules
 1. Every slot that decodes, decodes (unless the target cannot mix; then prefill goes first).
 2. Prompts are prefilled in the order they arrived, `max_batch_prefill_tokens` tokens a step at most. The first one
-   that does not fit ends the step's prefill: nobody overtakes.
+   that does not fit whole ends the step's prefill: nobody overtakes.
 3. A prompt is cut only at multiples of the target's `chunk_multiple`, and never so that a lone last token is left:
    cut like this, its KV rows have the same bits however it is cut.
 """
@@ -32,8 +32,9 @@ class Scheduler:
         self.slots = Slots(limits.batch_size, self._multiple if capabilities.prefix_sharing else 0)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: list[Sequence] = []
-        needed = 2 * self._multiple if self._multiple else limits.max_input_tokens
-        if self._budget < min(needed, max(limits.max_input_tokens, 1)):
+        # Room for two multiples: a cut that spares a lone last token still leaves one to compute.
+        needed = min(2 * self._multiple or limits.max_input_tokens, limits.max_input_tokens)
+        if self._budget < needed:
             raise OptionError(f"`max_batch_prefill_tokens` must be >= {needed}. Given: {self._budget}")
 
     @property
@@ -75,11 +76,12 @@ class Scheduler:
     ) -> Iterator[tuple[Sequence, int]]:
         budget = self._budget
         for sequence in self._prefilling:
+            # At most one prompt is in its prefill between two plans, so it has the whole budget.
             length = self._cut(sequence.num_prefill_left, budget)
-            if length == 0:
+            yield sequence, length
+            if length < sequence.num_prefill_left:
                 return
             budget -= length
-            yield sequence, length
         while self._waiting and self.slots.num_free and budget > 0:
             sequence = self._waiting[0]
             # Judged without reuse: a cache hit must not change who goes first.
@@ -91,10 +93,11 @@ class Scheduler:
             if placement.share is not None:
                 shares.append(placement.share)
             length = self._cut(sequence.num_prefill_left, budget)
-            if length == 0:
+            if length:
+                yield sequence, length
+            if length < sequence.num_prefill_left:
                 return
             budget -= length
-            yield sequence, length
 
     def _cut(self, left: int, budget: int) -> int:
         """How many of `left` prompt tokens go into a step with room for `budget`; 0 means wait."""

@@ -69,13 +69,13 @@ class Slots:
         return Placement(slot, source, reused)
 
     def _longest_prefix(self, prompt_ids: tuple[int, ...]) -> tuple[int, int]:
-        """The slot that holds most of the prompt, and how many tokens of it, in whole blocks."""
+        """The slot that holds most of the prompt, if possible a free one, and how many tokens, in whole blocks."""
         if not self._block:
             return 0, 0
         # Two tokens at least are left to compute: a lone one would go through the decode kernel.
         limit = max(0, len(prompt_ids) - 2) // self._block * self._block
         lengths = [_common_blocks(prefix[:limit], prompt_ids, self._block) for prefix in self._prefixes]
-        best = max(range(len(lengths)), key=lengths.__getitem__)
+        best = max(range(len(lengths)), key=lambda slot: (lengths[slot], slot in self._free))
         return best, lengths[best]
 
     def remember(self, sequence: Sequence) -> None:

@@ -7,6 +7,8 @@ import contextlib
 import logging
 from pathlib import Path
 
+import msgspec
+
 from ranvier.core import EngineInfo, EngineRequest, EventSink
 from ranvier.core.dispatch import Dispatcher
 from ranvier.core.ports import StatsSink
@@ -78,23 +80,23 @@ class RemoteEngineClient:
 
     async def close(self) -> None:
         """Disconnect; open requests fail."""
+        self._disconnected("the server was stopped")
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._disconnected("the server was stopped")
 
     async def _keep_connected(self) -> None:
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(str(self._path))
-            except (FileNotFoundError, ConnectionError):
+            except OSError:
                 await asyncio.sleep(_RETRY_S)
                 continue
             try:
                 await self._listen(reader, writer)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                _log.error("the engine's connection broke")
+            except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
+                _log.error("the engine's connection broke: %s", error)
             finally:
                 writer.close()
                 self._disconnected(_DIED)
@@ -119,7 +121,7 @@ class RemoteEngineClient:
                 self._first_hello.set_result(None)
         else:
             _log.error("the engine gave up: %s", message.reason)
-            self._dispatcher.fail_all(message.reason)
+            self._disconnected(message.reason)
 
     def _disconnected(self, reason: str) -> None:
         self._writer = None

@@ -101,8 +101,8 @@ FromEngine = Hello | StepFrame | Lost
 ToEngine = Submit | Cancel
 
 encoder = msgspec.msgpack.Encoder()
-from_engine_decoder = msgspec.msgpack.Decoder(FromEngine)
-to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
+from_engine_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+to_engine_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 
 
 def frame(message: FromEngine | ToEngine) -> bytes:

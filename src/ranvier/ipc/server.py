@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import socket
@@ -51,7 +52,9 @@ class EngineServer:
         self._info = info
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
+        self._listener.listen(1)
         self._outbox: queue.SimpleQueue[FromEngine | None] = queue.SimpleQueue()
+        self._is_lost = threading.Event()
 
     def deliver(self, events: list[Event], stats: StepStats | None) -> None:
         """Send what a step said. Never blocks; with no router connected the frame is dropped."""
@@ -59,43 +62,55 @@ class EngineServer:
 
     def lost(self, reason: str) -> None:
         """Tell the router that the device is lost, then end `serve`."""
+        self._is_lost.set()
         self._outbox.put(Lost(reason))
         self._outbox.put(None)
+        # Wakes `serve` if it waits for a router.
+        _shut_down(self._listener)
 
     def serve(self, commands: Commands) -> None:
         """Accept routers, one after the other, until `lost` was called. Blocks."""
-        self._listener.listen(1)
-        while True:
-            connection, _ = self._listener.accept()
-            with connection:
-                if not self._converse(connection, commands):
-                    return
+        with self._listener:
+            while (connection := self._accept()) is not None:
+                with connection:
+                    self._converse(connection, commands)
 
-    def _converse(self, connection: socket.socket, commands: Commands) -> bool:
-        """Serve one router. False when the engine is done for."""
+    def _accept(self) -> socket.socket | None:
+        """The next router's connection; None once the device is lost."""
+        while not self._is_lost.is_set():
+            try:
+                return self._listener.accept()[0]
+            except OSError:
+                if not self._is_lost.is_set():
+                    raise
+        return None
+
+    def _converse(self, connection: socket.socket, commands: Commands) -> None:
+        """Serve one router until it goes or the device is lost."""
         self._drop_old_frames()
-        connection.sendall(frame(hello_frame(self._info)))
         gone = threading.Event()
         reader = threading.Thread(target=self._read, args=(connection, commands, gone), name="reader", daemon=True)
         reader.start()
-        alive = self._write(connection, gone)
+        self._write(connection, gone)
+        # The reader ends first: a request it still hands in afterwards would be nobody's.
+        _shut_down(connection)
+        reader.join()
         commands.cancel_all()
-        return alive
 
     def _drop_old_frames(self) -> None:
         while not self._outbox.empty():
             self._outbox.get()
 
-    def _write(self, connection: socket.socket, gone: threading.Event) -> bool:
-        while not gone.is_set():
-            message = self._outbox.get()
-            if message is None:
-                return False
-            try:
+    def _write(self, connection: socket.socket, gone: threading.Event) -> None:
+        if self._is_lost.is_set():
+            # Its last words may have gone with the old frames.
+            return
+        try:
+            connection.sendall(frame(hello_frame(self._info)))
+            while (message := self._outbox.get()) is not None and not gone.is_set():
                 connection.sendall(frame(message))
-            except OSError:
-                return True
-        return True
+        except OSError as error:
+            _log.debug("the router hung up: %s", error)
 
     def _read(self, connection: socket.socket, commands: Commands, gone: threading.Event) -> None:
         try:
@@ -111,6 +126,12 @@ class EngineServer:
         gone.set()
         # Wakes the writer, which then sees that nobody reads any more.
         self._outbox.put(step_frame([], None))
+
+
+def _shut_down(end: socket.socket) -> None:
+    """Wake whoever blocks on a socket; nothing if it is shut down already."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _read_frame(read: Callable[[int], bytes]) -> bytes | None:
