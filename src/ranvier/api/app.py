@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ranvier.api.body import BodyError
 from ranvier.api.errors import error_response
+from ranvier.api.sse import KEEP_ALIVE_S
 from ranvier.api.system import SystemRoutes
 from ranvier.api.tgi import ClientLeftError, TgiRoutes
 from ranvier.errors import RequestError
@@ -25,25 +27,33 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiOptions:
-    """`payload_limit` in bytes; `cors_allow_origin` empty for any origin; `api_key` None for an open server."""
+    """`payload_limit` in bytes; `cors_allow_origin` empty for any origin; `api_key` None for an open server.
+
+    `keep_alive_s`: seconds without an event after which a stream gets a comment.
+    """
 
     payload_limit: int
     api_key: str | None
     cors_allow_origin: tuple[str, ...]
     compute_type: str
+    keep_alive_s: float = KEEP_ALIVE_S
 
 
 def build_app(service: GenerationService, options: ApiOptions) -> Starlette:
     """The application over one service."""
-    tgi = TgiRoutes(service, options.payload_limit, options.compute_type)
+    tgi = TgiRoutes(
+        service,
+        payload_limit=options.payload_limit,
+        compute_type=options.compute_type,
+        keep_alive_s=options.keep_alive_s,
+    )
     system = SystemRoutes(service)
 
     def protected(handler: Handler) -> Handler:
         return _with_key(handler, options.api_key) if options.api_key else handler
 
     routes = [
-        Route("/", system.health, methods=["GET"]),
-        Route("/", protected(tgi.compat), methods=["POST"]),
+        Route("/", _get_or_post(system.health, protected(tgi.compat)), methods=["GET", "POST"]),
         Route("/generate", protected(tgi.generate), methods=["POST"]),
         Route("/generate_stream", protected(tgi.generate_stream), methods=["POST"]),
         Route("/health", system.health, methods=["GET"]),
@@ -58,6 +68,7 @@ def build_app(service: GenerationService, options: ApiOptions) -> Starlette:
             BodyError: _body_error,
             RequestError: _request_error,
             ClientLeftError: _client_left,
+            ClientDisconnect: _client_left,
             404: _empty,
             405: _empty,
         },
@@ -74,6 +85,15 @@ def _cors(origins: tuple[str, ...]) -> Middleware:
         allow_methods=["GET", "POST"],
         allow_headers=["content-type", "authorization"],
     )
+
+
+def _get_or_post(get: Handler, post: Handler) -> Handler:
+    """One route for both, so that a 405 names both in `Allow`."""
+
+    async def chosen(request: Request) -> Response:
+        return await (post if request.method == "POST" else get)(request)
+
+    return chosen
 
 
 def _with_key(handler: Handler, api_key: str) -> Handler:
@@ -103,5 +123,8 @@ async def _client_left(request: Request, error: Exception) -> Response:
 
 
 async def _empty(request: Request, error: Exception) -> Response:
-    """404 and 405 without a body; 405 keeps its `Allow`."""
-    return Response(status_code=getattr(error, "status_code", 404), headers=getattr(error, "headers", None))
+    """404 and 405 without a body; 405 keeps its `Allow`, in a fixed order."""
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow", "")
+    headers = {"allow": ", ".join(sorted(allowed.split(", ")))} if allowed else None
+    return Response(status_code=error.status_code, headers=headers)

@@ -33,7 +33,7 @@ async def read_body(request: Request, decoder: msgspec.json.Decoder[T], payload_
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise BodyError(422, f"Failed to deserialize the JSON body into the target type: {_with_path(error)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BodyError(400, f"Failed to parse the request body as JSON: {error}") from None
 
 

@@ -20,7 +20,7 @@ _TABLE: dict[type[RequestError], tuple[int, str, str]] = {
     OverloadedError: (429, "overloaded", "{}"),
     ShuttingDownError: (503, "healthcheck", "{}"),
     UnhealthyError: (503, "healthcheck", "{}"),
-    GenerationError: (424, "generation", "Request failed during generation: {}"),
+    GenerationError: (424, "generation", "Request failed during generation: Server error: {}"),
     IncompleteGenerationError: (500, "incomplete_generation", "{}"),
 }
 
@@ -41,5 +41,4 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 def error_response(error: RequestError) -> Response:
     """The reply for an error before any token was sent."""
     status, body = error_body(error)
-    headers = {"retry-after": "1"} if status in (429, 503) else None
-    return json_response(body, status, headers)
+    return json_response(body, status)

@@ -19,7 +19,8 @@ def generation(compute_type: str, num_characters: int, finished: Finished) -> di
     timings, num_tokens = finished.timings, len(finished.tokens)
     return {
         **stream(compute_type, num_characters),
-        "x-compute-time": str(timings.total_s),
+        # Never with an exponent, which `str` would give to a very short time.
+        "x-compute-time": f"{timings.total_s:.9f}",
         "x-total-time": _milliseconds(timings.total_s),
         "x-validation-time": _milliseconds(timings.validation_s),
         "x-queue-time": _milliseconds(timings.queue_s),

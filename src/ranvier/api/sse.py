@@ -10,6 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 KEEP_ALIVE_S = 15.0
+"""TGI's seconds without an event after which a comment is sent."""
+
 KEEP_ALIVE = b":\n\n"
 
 
@@ -19,16 +21,20 @@ def event(data: bytes) -> bytes:
 
 
 class EventStream(Response):
-    """A 200 reply that sends each frame of `frames` as it comes. The iterator is closed when the client leaves."""
+    """A 200 reply that sends each frame of `frames` as it comes. The iterator is closed when the client leaves.
+
+    A comment is sent whenever nothing was sent for `keep_alive_s` seconds.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], headers: dict[str, str], keep_alive_s: float) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         # Exactly TGI's value: starlette would add a charset.
         self.headers["content-type"] = "text/event-stream"
         self._frames = frames
+        self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the frames end or the client leaves, whichever is first."""
@@ -37,22 +43,25 @@ class EventStream(Response):
         leaver = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait({sender, leaver}, return_when=asyncio.FIRST_COMPLETED)
+            if sender.done():
+                # A server may also tell by an OSError that the client has left.
+                with contextlib.suppress(OSError):
+                    sender.result()
         finally:
-            for task in (sender, leaver):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await task
+            sender.cancel()
+            leaver.cancel()
+            await asyncio.gather(sender, leaver, return_exceptions=True)
 
     async def _send_all(self, send: Send) -> None:
-        pulse = _Pulse(send)
+        pulse = _Pulse(send, self._keep_alive_s)
         try:
             async for frame in self._frames:
                 pulse.postpone()
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             pulse.stop()
             await self._close()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _close(self) -> None:
         close = getattr(self._frames, "aclose", None)
@@ -61,33 +70,40 @@ class EventStream(Response):
 
 
 class _Pulse:
-    """Sends a comment whenever nothing was sent for `KEEP_ALIVE_S`."""
+    """Sends a comment whenever nothing was sent for `interval_s`."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, interval_s: float) -> None:
         self._send = send
+        self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()
         self._task: asyncio.Task[None] | None = None
-        self._handle = self._loop.call_later(KEEP_ALIVE_S, self._check)
+        self._handle = self._loop.call_later(interval_s, self._check)
 
     def postpone(self) -> None:
         """Something was sent just now."""
         self._last_s = self._loop.time()
 
     def stop(self) -> None:
-        """No more comments."""
+        """No more comments, not even one that is about to be sent: nothing may follow the end."""
         self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def _check(self) -> None:
         # One timer a stream, looked at when it fires: cheaper than moving it with each token.
         idle_s = self._loop.time() - self._last_s
-        if idle_s >= KEEP_ALIVE_S:
-            self._task = asyncio.ensure_future(
-                self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
-            )
+        if idle_s >= self._interval_s:
             idle_s = 0.0
             self.postpone()
-        self._handle = self._loop.call_later(KEEP_ALIVE_S - idle_s, self._check)
+            # A client that does not read finds one comment in the end, not hundreds.
+            if self._task is None or self._task.done():
+                self._task = asyncio.ensure_future(self._comment())
+        self._handle = self._loop.call_later(self._interval_s - idle_s, self._check)
+
+    async def _comment(self) -> None:
+        with contextlib.suppress(OSError):
+            await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
 
 async def _left(receive: Receive) -> None:

@@ -29,12 +29,15 @@ from ranvier.service import Completion, GenerateParameters, GenerationService
 
 
 class TgiRoutes:
-    """Handlers over one service. `payload_limit` in bytes."""
+    """Handlers over one service. `payload_limit` in bytes, `keep_alive_s` in seconds without an event."""
 
-    def __init__(self, service: GenerationService, payload_limit: int, compute_type: str) -> None:
+    def __init__(
+        self, service: GenerationService, *, payload_limit: int, compute_type: str, keep_alive_s: float
+    ) -> None:
         self._service = service
         self._payload_limit = payload_limit
         self._compute_type = compute_type
+        self._keep_alive_s = keep_alive_s
         self._generate_decoder = msgspec.json.Decoder(GenerateRequest)
         self._compat_decoder = msgspec.json.Decoder(CompatGenerateRequest)
 
@@ -72,7 +75,8 @@ class TgiRoutes:
         return headers.generation(self._compute_type, len(inputs), completion.best)
 
     def _streamed(self, inputs: str, parameters: GenerateParameters) -> Response:
-        return EventStream(self._frames(inputs, parameters), headers.stream(self._compute_type, len(inputs)))
+        first = headers.stream(self._compute_type, len(inputs))
+        return EventStream(self._frames(inputs, parameters), first, self._keep_alive_s)
 
     async def _frames(self, inputs: str, parameters: GenerateParameters) -> AsyncIterator[bytes]:
         """Errors are events here: the status line has been sent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -17,7 +17,7 @@ I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 class Grammar(Struct, frozen=True):
     """`{"type": …, "value": …}`; looked at no further while grammars are refused."""
 
-    type: str
+    type: Literal["json", "json_object", "regex", "json_schema"]
     value: Any
 
 

@@ -74,6 +74,10 @@ class Gauge(Metric):
         """Replace the value."""
         self._value = value
 
+    def add(self, amount: float) -> None:
+        """Change the value by `amount`; it counts from 0."""
+        self._value = (self._value or 0) + amount
+
     def _series(self) -> list[str]:
         return [] if self._value is None else [f"{self.name} {_number(self._value)}"]
 
@@ -108,7 +112,11 @@ class Histogram(Metric):
 
 
 def _braces(labels: Labels) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}" if labels else ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels) + "}" if labels else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _number(value: float) -> str:
@@ -143,7 +151,7 @@ class ServerMetrics:
         self.batch_current_size = Gauge("tgi_batch_current_size", "Slots in use.")
         self.batch_current_max_tokens = Gauge("tgi_batch_current_max_tokens", "Tokens reserved by slots in use.")
         self.batch_next_size = Histogram(
-            "tgi_batch_next_size", "Requests that left the queue together.", [2.0**k for k in range(11)]
+            "tgi_batch_next_size", "Requests that left the queue together.", range(1, 1025)
         )
         self.batch_inference_count = Counter("tgi_batch_inference_count", "Steps, by `method`.")
         self.batch_inference_success = Counter("tgi_batch_inference_success", "Steps that ended, by `method`.")
@@ -159,4 +167,4 @@ class ServerMetrics:
     def render(self) -> str:
         """All families in text format."""
         families = [metric for metric in vars(self).values() if isinstance(metric, Metric)]
-        return "\n".join(line for family in families for line in family.lines()) + "\n"
+        return "".join(f"{line}\n" for family in families for line in family.lines())

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ranvier.core import Event, FailEvent, FinishEvent, StartEvent, TokenEvent
+from ranvier.core import EngineRequest, Event, FailEvent, FinishEvent, StartEvent, TokenEvent
 from ranvier.errors import GenerationError, IncompleteGenerationError, RequestError
 from ranvier.text import Detokenizer, StopMatcher, Tokenizer
 
@@ -89,11 +89,15 @@ class StreamItem:
 class Admitted:
     """What is settled about a sequence before its first event."""
 
-    request_id: str
-    prompt_ids: tuple[int, ...]
+    request: EngineRequest
     stop: tuple[str, ...]
-    seed: int | None
     arrived_s: float
+
+    @property
+    def seed(self) -> int | None:
+        """The seed in use; None for a greedy request."""
+        sampling = self.request.sampling
+        return sampling.seed if sampling.do_sample else None
 
 
 class Generation:
@@ -106,7 +110,7 @@ class Generation:
         self._admitted = admitted
         self._tokenizer = tokenizer
         self._cancel = cancel
-        self._detokenizer: Detokenizer = tokenizer.detokenizer(admitted.prompt_ids)
+        self._detokenizer: Detokenizer = tokenizer.detokenizer(admitted.request.prompt_ids)
         self._stop = StopMatcher(admitted.stop)
         self._queued_s = time.monotonic()
         self._started_s = self._queued_s
@@ -140,9 +144,14 @@ class Generation:
         )
         self._pieces.append(piece)
         self._put(StreamItem(piece, None))
-        if self._stop.push(visible):
+        if self._stop.push(visible) and not self._is_engines_last(event.token_id):
             self._finish("stop_sequence")
-            self._cancel(self._admitted.request_id)
+            self._cancel(self._admitted.request.request_id)
+
+    def _is_engines_last(self, token_id: int) -> bool:
+        """Whether the engine ends with this token by itself: its reason goes before a stop string, as in TGI."""
+        request = self._admitted.request
+        return len(self._pieces) >= request.max_new_tokens or token_id in request.eos_token_ids
 
     def _alternative(self, token_id: int, logprob: float) -> TokenPiece:
         text = self._tokenizer.decode([token_id], skip_special_tokens=False)
@@ -179,7 +188,7 @@ class Generation:
             text=self._detokenizer.generated_text,
             reason=reason,
             tokens=tuple(self._pieces),
-            num_input=len(self._admitted.prompt_ids),
+            num_input=len(self._admitted.request.prompt_ids),
             num_reused=self._num_reused,
             seed=self._admitted.seed,
             timings=Timings(
@@ -204,7 +213,7 @@ class Generation:
         """Nobody reads any more: the engine is told, later events are ignored. Harmless after the end."""
         if not self._is_over:
             self._is_over = True
-            self._cancel(self._admitted.request_id)
+            self._cancel(self._admitted.request.request_id)
 
     async def items(self) -> AsyncIterator[StreamItem]:
         """Each token as it comes; ends after the one that is `finished`. Raises the request's error."""
@@ -221,7 +230,8 @@ class Generation:
 
     async def finished(self) -> Finished:
         """The end, without looking at single tokens. Raises the request's error."""
+        finished = None
         async for item in self.items():
-            if item.finished is not None:
-                return item.finished
-        raise IncompleteGenerationError
+            finished = item.finished
+        assert finished is not None, "items end with one that is finished, or raise"
+        return finished

@@ -66,13 +66,17 @@ class GenerateParameters:
         )
 
 
-def check_shape_of_request(parameters: GenerateParameters, limits: ServiceLimits, *, is_stream: bool) -> None:
-    """The rules that come before a permit is taken. Raises `ValidationError`."""
-    best_of = parameters.best_of
-    if is_stream and best_of not in (None, 1):
+def check_streamable(parameters: GenerateParameters) -> None:
+    """What a stream cannot give; before a permit is taken. Raises `ValidationError`."""
+    if parameters.best_of not in (None, 1):
         raise ValidationError("`best_of` != 1 is not supported when streaming tokens")
-    if is_stream and parameters.decoder_input_details:
+    if parameters.decoder_input_details:
         raise ValidationError("`decoder_input_details` == true is not supported when streaming tokens")
+
+
+def check_best_of(parameters: GenerateParameters, limits: ServiceLimits) -> None:
+    """How many sequences a request may ask for; before permits are taken. Raises `ValidationError`."""
+    best_of = parameters.best_of
     if best_of is not None and best_of > 1 and limits.max_best_of == 1:
         raise ValidationError("`best_of` != 1 is not allowed for this endpoint")
     if best_of is not None and best_of > limits.max_best_of:
@@ -137,7 +141,7 @@ def settle_max_new_tokens(num_input: int, parameters: GenerateParameters, limits
     total = limits.sequence_length
     asked = parameters.max_new_tokens
     if asked is None:
-        asked = max(1, total - num_input)
+        asked = max(0, total - num_input)
     chunk = min(asked, MAX_CHUNK_TOKENS)
     if num_input + chunk > total:
         raise ValidationError(

@@ -30,11 +30,13 @@ from ranvier.observability import ServerMetrics
 from ranvier.service.generation import Admitted, Finished, Generation, StreamItem
 from ranvier.service.model_text import ModelText
 from ranvier.service.parameters import (
+    MAX_CHUNK_TOKENS,
     GenerateParameters,
     ServiceLimits,
+    check_best_of,
     check_capabilities,
     check_prompt,
-    check_shape_of_request,
+    check_streamable,
     check_values,
     settle_max_new_tokens,
     to_sampling,
@@ -84,36 +86,42 @@ class GenerationService:
 
     async def generate(self, inputs: str, parameters: GenerateParameters) -> Completion:
         """The whole text. Raises a `RequestError`; when the caller is cancelled the engine's slots are freed."""
-        arrived_s = self._arrive(parameters, is_stream=False)
+        arrived_s = self._arrive()
+        # Not counted as a failure, as in TGI.
+        check_best_of(parameters, self.limits)
         with self._permits(parameters.num_sequences), self._failures_counted():
             prompt_ids, max_new_tokens = await self._validate(inputs, parameters)
-            generations = [
-                self._submit(prompt_ids, parameters, max_new_tokens, arrived_s) for _ in range(parameters.num_sequences)
-            ]
+            generations: list[Generation] = []
             with _abandoned_at_exit(generations):
+                for _ in range(parameters.num_sequences):
+                    generations.append(self._submit(prompt_ids, parameters, max_new_tokens, arrived_s))
                 finished = [await generation.finished() for generation in generations]
-            for each in finished:
-                self._record(each)
             best = max(finished, key=lambda each: each.mean_logprob)
+            self._record(best)
             return Completion(best, tuple(each for each in finished if each is not best))
 
     async def stream(self, inputs: str, parameters: GenerateParameters) -> AsyncGenerator[StreamItem, None]:
         """Token by token. Raises as `generate`; closing the iterator frees the slot."""
-        arrived_s = self._arrive(parameters, is_stream=True)
-        with self._permits(1), self._failures_counted():
-            prompt_ids, max_new_tokens = await self._validate(inputs, parameters)
-            generation = self._submit(prompt_ids, parameters, max_new_tokens, arrived_s)
-            with _abandoned_at_exit([generation]):
-                async for item in generation.items():
-                    if item.finished is not None:
-                        self._record(item.finished)
-                    yield item
+        arrived_s = self._arrive()
+        with self._failures_counted():
+            check_streamable(parameters)
+        with self._permits(1):
+            with self._failures_counted():
+                prompt_ids, max_new_tokens = await self._validate(inputs, parameters)
+                generation = self._submit(prompt_ids, parameters, max_new_tokens, arrived_s)
+                with _abandoned_at_exit([generation]):
+                    async for item in generation.items():
+                        if item.finished is None:
+                            yield item
+                        else:
+                            self._record(item.finished)
+            # Outside: a client that leaves while it is sent the end was served, not dropped.
+            yield item
 
-    def _arrive(self, parameters: GenerateParameters, *, is_stream: bool) -> float:
+    def _arrive(self) -> float:
         self.metrics.request_count.add()
         if self._is_draining:
             raise ShuttingDownError
-        check_shape_of_request(parameters, self.limits, is_stream=is_stream)
         return time.monotonic()
 
     @contextlib.contextmanager
@@ -158,39 +166,29 @@ class GenerationService:
         max_new_tokens = settle_max_new_tokens(len(prompt_ids), parameters, info.limits)
         self.metrics.input_length.observe(len(prompt_ids))
         check_capabilities(parameters, info.capabilities, info.target)
-        self.metrics.max_new_tokens.observe(max_new_tokens)
+        self.metrics.max_new_tokens.observe(min(max_new_tokens, MAX_CHUNK_TOKENS))
         return tuple(prompt_ids), max_new_tokens
 
     async def _tokenize(self, inputs: str) -> list[int]:
-        try:
-            if len(inputs) <= _LONG_TEXT:
-                return self.text.tokenizer.encode(inputs)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._workers, self.text.tokenizer.encode, inputs)
-        except (ValueError, UnicodeError) as error:
-            raise ValidationError(f"tokenizer error {error}") from None
+        if len(inputs) <= _LONG_TEXT:
+            return self.text.tokenizer.encode(inputs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, self.text.tokenizer.encode, inputs)
 
     def _submit(
         self, prompt_ids: tuple[int, ...], parameters: GenerateParameters, max_new_tokens: int, arrived_s: float
     ) -> Generation:
-        sampling = to_sampling(parameters)
-        request_id = f"{self._id_prefix}-{next(self._ids)}"
-        admitted = Admitted(
-            request_id=request_id,
-            prompt_ids=prompt_ids,
-            stop=parameters.stop,
-            seed=sampling.seed if sampling.do_sample else None,
-            arrived_s=arrived_s,
-        )
-        generation = Generation(admitted, self.text.tokenizer, self.engine.cancel)
         request = EngineRequest(
-            request_id=request_id,
+            request_id=f"{self._id_prefix}-{next(self._ids)}",
             prompt_ids=prompt_ids,
             max_new_tokens=max_new_tokens,
             eos_token_ids=self.text.eos_token_ids,
-            sampling=sampling,
+            sampling=to_sampling(parameters),
         )
+        admitted = Admitted(request=request, stop=parameters.stop, arrived_s=arrived_s)
+        generation = Generation(admitted, self.text.tokenizer, self.engine.cancel)
         self.engine.submit(request, generation.sink)
+        self.metrics.queue_size.add(1)
         return generation
 
     def _record(self, finished: Finished) -> None:

@@ -1,0 +1,308 @@
+"""What `/metrics` says after what has happened: names, types, buckets, labels, counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_text import Family, parse
+
+from http_driver import AsgiCall, client_of
+from ranvier.compose.router import StepRecorder, make_metrics
+from ranvier.core import Event, FailEvent, FinishEvent, Limits, StepStats
+from ranvier.service import ServiceLimits
+from serving import END, LIMITS, HandEngine, PlayingEngine, make_service, scripted_service, until
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+AFTER_A_SUCCESS = {
+    "tgi_request_count": COUNTER,
+    "tgi_request_success": COUNTER,
+    "tgi_request_duration": HISTOGRAM,
+    "tgi_request_validation_duration": HISTOGRAM,
+    "tgi_request_queue_duration": HISTOGRAM,
+    "tgi_request_inference_duration": HISTOGRAM,
+    "tgi_request_mean_time_per_token_duration": HISTOGRAM,
+    "tgi_request_generated_tokens": HISTOGRAM,
+    "tgi_request_input_length": HISTOGRAM,
+    "tgi_request_max_new_tokens": HISTOGRAM,
+    "tgi_queue_size": GAUGE,
+    "tgi_batch_next_size": HISTOGRAM,
+    "tgi_batch_current_size": GAUGE,
+    "tgi_batch_current_max_tokens": GAUGE,
+    "tgi_batch_inference_count": COUNTER,
+    "tgi_batch_inference_success": COUNTER,
+    "tgi_batch_inference_duration": HISTOGRAM,
+    "ranvier_time_to_first_token_duration": HISTOGRAM,
+    "ranvier_prompt_tokens": COUNTER,
+    "ranvier_prefix_reused_tokens": COUNTER,
+}
+OF_REQUESTS = {name for name in AFTER_A_SUCCESS if not name.startswith("tgi_batch")}
+
+Requests = Callable[[httpx.AsyncClient], Awaitable[Any]]
+
+
+async def scrape(client: httpx.AsyncClient) -> dict[str, Family]:
+    return parse((await client.get("/metrics")).text)
+
+
+def after(requests: Requests, engine: HandEngine | None = None, **limits: int) -> dict[str, Family]:
+    """The metrics after some requests to a played engine."""
+
+    async def main() -> dict[str, Family]:
+        service = make_service(engine or PlayingEngine([97, END]), limits=ServiceLimits(**limits))
+        async with client_of(service) as client:
+            await requests(client)
+            return await scrape(client)
+
+    return asyncio.run(main())
+
+
+def after_scripted(*bodies: dict[str, Any], limits: Limits = LIMITS) -> dict[str, Family]:
+    """The metrics after one request behind the other to the scripted target."""
+
+    async def main() -> dict[str, Family]:
+        async with scripted_service(limits=limits) as service, client_of(service) as client:
+            for body in bodies:
+                assert (await client.post("/generate", json=body)).status_code == 200
+            return await scrape(client)
+
+    return asyncio.run(main())
+
+
+def failures(families: dict[str, Family]) -> dict[str, float]:
+    family = families.get("tgi_request_failure")
+    return {dict(labels)["err"]: value for (_, labels), value in family.samples.items()} if family else {}
+
+
+def test_a_server_that_has_done_nothing_shows_nothing() -> None:
+    async def nothing(client: httpx.AsyncClient) -> None:
+        for path in ("/health", "/info", "/metrics", "/unknown"):
+            await client.get(path)
+
+    assert after(nothing) == {}
+
+
+def test_after_a_success_every_name_and_type_is_tgis() -> None:
+    families = after_scripted({"inputs": "signal", "parameters": {}})
+    assert {name: family.kind for name, family in families.items()} == AFTER_A_SUCCESS
+    assert all(family.help_text.endswith(".") for family in families.values())
+
+
+def test_buckets_are_tgis() -> None:
+    families = after_scripted({"inputs": "signal", "parameters": {}})
+    for name, family in families.items():
+        labels = {"method": "prefill"} if name == "tgi_batch_inference_duration" else {}
+        if name.endswith("duration"):
+            assert family.bounds(**labels)[:-1] == pytest.approx([0.0001 * 1.5**k for k in range(1, 36)])
+    assert families["tgi_request_input_length"].bounds()[:-1] == pytest.approx([0.32 * k for k in range(1, 101)])
+    for name in ("tgi_request_generated_tokens", "tgi_request_max_new_tokens"):
+        assert families[name].bounds()[:-1] == pytest.approx([0.64 * k for k in range(1, 101)])
+    assert families["tgi_batch_next_size"].bounds()[:-1] == list(range(1, 1025))
+
+
+def test_sums_of_token_counts() -> None:
+    """`signal` is 6 tokens and gives 2; `nerve` is 5 and gives the 4 asked for. 58 are left beside `signal`."""
+    nerve = {"inputs": "nerve", "parameters": {"max_new_tokens": 4}}
+    families = after_scripted({"inputs": "signal", "parameters": {}}, nerve)
+    assert families["tgi_request_input_length"].value("_sum") == 11
+    assert families["tgi_request_generated_tokens"].value("_sum") == 6
+    assert families["tgi_request_max_new_tokens"].value("_sum") == 62
+    assert families["ranvier_prompt_tokens"].value() == 11
+    assert families["tgi_request_success"].value() == 2
+    assert families["tgi_request_duration"].value("_count") == 2
+
+
+def test_max_new_tokens_are_counted_as_the_chunk_of_at_most_1024() -> None:
+    """A regression: the whole number was counted."""
+    limits = replace(LIMITS, sequence_length=4000)
+    families = after_scripted({"inputs": "signal", "parameters": {"max_new_tokens": 3000}}, limits=limits)
+    assert families["tgi_request_max_new_tokens"].value("_sum") == 1024
+
+
+def test_steps_are_counted_by_method() -> None:
+    """`signal` is one prefill, which gives the first token, and one decode, which gives the end."""
+    families = after_scripted({"inputs": "signal", "parameters": {}})
+    for name in ("tgi_batch_inference_count", "tgi_batch_inference_success"):
+        assert (families[name].value(method="prefill"), families[name].value(method="decode")) == (1, 1)
+    assert families["tgi_batch_inference_duration"].value("_count", method="decode") == 1
+    assert families["tgi_batch_next_size"].value("_sum") == 1
+    assert families["ranvier_prefix_reused_tokens"].value() == 0
+
+
+def test_reused_prompt_tokens_are_counted() -> None:
+    """16 tokens in blocks of 4, of which 2 at least are computed again: 12 are reused."""
+    body = {"inputs": "nerve and signal", "parameters": {"max_new_tokens": 1}}
+    assert after_scripted(body, body)["ranvier_prefix_reused_tokens"].value() == 12
+
+
+def test_gauges_follow_the_steps() -> None:
+    metrics = make_metrics(LIMITS)
+    record = StepRecorder(metrics, LIMITS)
+    stats = StepStats(
+        duration_s=0.01, num_prefill_tokens=5, num_decode_tokens=0, num_slots_used=3, num_waiting=2, num_started=3
+    )
+
+    def gauges() -> list[float]:
+        families = parse(metrics.render())
+        names = ("tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens")
+        return [families[name].value() for name in names]
+
+    record(stats)
+    assert gauges() == [2, 3, 3 * 64]
+    record(replace(stats, num_prefill_tokens=0, num_decode_tokens=1, num_slots_used=1, num_waiting=0, num_started=0))
+    assert gauges() == [0, 1, 64]
+    assert parse(metrics.render())["tgi_batch_next_size"].value("_count") == 1
+
+
+def test_after_the_last_request_has_ended_the_gauges_are_zero() -> None:
+    families = after_scripted({"inputs": "signal", "parameters": {}})
+    for name in ("tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens"):
+        assert families[name].value() == 0
+
+
+def test_the_queue_grows_as_soon_as_requests_arrive() -> None:
+    """Before any step; the step then sets what is really left."""
+
+    async def main() -> float:
+        engine = HandEngine()
+        service = make_service(engine)
+        async with client_of(service) as client:
+            body = {"inputs": "a", "parameters": {"best_of": 2, "do_sample": True}}
+            calls = [asyncio.ensure_future(client.post("/generate", json=body)) for _ in range(2)]
+            await until(lambda: len(engine.requests) == 4, "submitted")
+            families = await scrape(client)
+            for index in range(4):
+                engine.end(index)
+            await asyncio.gather(*calls)
+        return families["tgi_queue_size"].value()
+
+    assert asyncio.run(main()) == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"), [("/generate", {}), ("/", {}), ("/generate_stream", {}), ("/", {"stream": True})]
+)
+def test_each_route_counts_a_request_once(path: str, extra: dict[str, Any]) -> None:
+    async def three(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            assert (await client.post(path, json={"inputs": "a", **extra})).status_code == 200
+
+    families = after(three)
+    assert families.keys() == OF_REQUESTS
+    assert families["tgi_request_count"].value() == families["tgi_request_success"].value() == 3
+    assert families["tgi_request_generated_tokens"].value("_sum") == 6
+    assert families["tgi_request_input_length"].value("_sum") == 3
+
+
+def test_best_of_is_one_request_with_one_success() -> None:
+    """A regression: each sequence counted."""
+
+    async def best_of(client: httpx.AsyncClient) -> None:
+        body = {"inputs": "a", "parameters": {"best_of": 2, "do_sample": True}}
+        assert (await client.post("/generate", json=body)).status_code == 200
+
+    families = after(best_of)
+    assert families["tgi_request_count"].value() == families["tgi_request_success"].value() == 1
+    for name in ("tgi_request_duration", "tgi_request_generated_tokens", "ranvier_time_to_first_token_duration"):
+        assert families[name].value("_count") == 1
+
+
+BAD = {"temperature": 0}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "counted"),
+    [
+        ("/generate", {"inputs": ""}, {"validation": 1}),
+        ("/generate_stream", {"inputs": ""}, {"validation": 1}),
+        ("/", {"inputs": "a", "parameters": BAD}, {"validation": 1}),
+        ("/generate", {"inputs": "x" * 33}, {"validation": 1}),
+        ("/generate", {"inputs": "a", "parameters": {"watermark": True}}, {"validation": 1}),
+        ("/generate_stream", {"inputs": "a", "parameters": {"best_of": 2}}, {"validation": 1}),
+        ("/generate_stream", {"inputs": "a", "parameters": {"decoder_input_details": True}}, {"validation": 1}),
+        ("/generate", {"inputs": "a", "parameters": {"best_of": 3}}, {}),
+    ],
+)
+def test_validation_failures_are_counted_but_for_the_limit_of_best_of(
+    path: str, body: dict[str, Any], counted: dict[str, float]
+) -> None:
+    """Streams with `best_of` are a regression: they were not counted."""
+
+    async def request(client: httpx.AsyncClient) -> None:
+        await client.post(path, json=body)
+
+    families = after(request)
+    assert failures(families) == counted
+    assert families["tgi_request_count"].value() == 1
+    assert "tgi_request_success" not in families
+    assert "tgi_request_max_new_tokens" not in families
+
+
+def test_a_prompt_that_is_too_long_is_no_input_length_and_one_with_a_bad_parameter_is() -> None:
+    """The length is counted when the rules about lengths have passed; capabilities are looked at after them."""
+
+    async def request(client: httpx.AsyncClient) -> None:
+        await client.post("/generate", json={"inputs": "x" * 33})
+        await client.post("/generate", json={"inputs": "abc", "parameters": {"watermark": True}})
+
+    assert after(request)["tgi_request_input_length"].value("_sum") == 3
+
+
+@pytest.mark.parametrize(
+    ("ending", "err"), [(FailEvent("", "x"), "generation"), (FinishEvent("", "cancelled"), "incomplete")]
+)
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+def test_failures_of_the_engine_are_counted(path: str, ending: FailEvent | FinishEvent, err: str) -> None:
+    def end(request_id: str) -> Event:
+        return replace(ending, request_id=request_id)
+
+    async def request(client: httpx.AsyncClient) -> None:
+        await client.post(path, json={"inputs": "a"})
+
+    families = after(request, PlayingEngine([97], ending=end))
+    assert failures(families) == {err: 1}
+    assert "tgi_request_success" not in families
+
+
+def test_overload_is_counted() -> None:
+    async def two(client: httpx.AsyncClient) -> None:
+        body = {"inputs": "a", "parameters": {"best_of": 2, "do_sample": True}}
+        assert (await client.post("/generate", json=body)).status_code == 429
+
+    families = after(two, max_concurrent_requests=1)
+    assert failures(families) == {"overloaded": 1}
+    assert families["tgi_request_count"].value() == 1
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+def test_clients_who_leave_are_counted_as_dropped(path: str) -> None:
+    async def main() -> dict[str, Family]:
+        engine = HandEngine()
+        service = make_service(engine)
+        call = AsgiCall(service, path, {"inputs": "a"})
+        await until(lambda: len(engine.requests) == 1, "submitted")
+        call.leave()
+        await call.done()
+        return parse(service.metrics.render())
+
+    families = asyncio.run(main())
+    assert failures(families) == {"dropped": 1}
+    assert families["tgi_request_count"].value() == 1
+    assert "tgi_request_success" not in families
+
+
+def test_every_request_ends_in_exactly_one_count() -> None:
+    """Two successes, one of each failure that a played engine can be made to give."""
+
+    async def mixed(client: httpx.AsyncClient) -> None:
+        for body in ({"inputs": "a"}, {"inputs": ""}, {"inputs": "b"}, {"inputs": "c"}):
+            await client.post("/generate", json=body)
+
+    families = after(mixed, PlayingEngine([END], [END], [97], ending=lambda request_id: FailEvent(request_id, "x")))
+    assert families["tgi_request_count"].value() == 4
+    assert families["tgi_request_success"].value() == 2
+    assert failures(families) == {"validation": 1, "generation": 1}
