@@ -153,9 +153,9 @@ class TinyModel:
         random = np.random.default_rng(self.seed)
         values: dict[str, FloatArray] = {}
         for name, shape in self.shapes().items():
-            drawn = random.standard_normal(shape).astype(np.float32)
-            drawn = 1 + drawn / 8 if "norm" in name else drawn / np.float32(np.sqrt(self.hidden_size))
-            values[name] = _rounded(drawn.astype(np.float32), self.dtype)
+            drawn: FloatArray = random.standard_normal(shape).astype(np.float32)
+            width = np.float32(np.sqrt(self.hidden_size))
+            values[name] = _rounded(1 + drawn / np.float32(8) if "norm" in name else drawn / width, self.dtype)
         return values
 
 
@@ -164,7 +164,8 @@ def _rounded(values: FloatArray, dtype: str) -> FloatArray:
         return values.astype(np.float16).astype(np.float32)
     if dtype == "bfloat16":
         # Cut, not rounded: any bfloat16 value will do, and no rounding of ours is needed to make it.
-        return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        cut: FloatArray = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        return cut
     return values
 
 
@@ -187,7 +188,7 @@ def _write_shards(directory: Path, weights: dict[str, FloatArray], model: TinyMo
         write_safetensors(directory / "model.safetensors", weights, model.dtype)
         return
     names = list(weights)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(model.num_shards):
         file = f"model-{shard + 1:05}-of-{model.num_shards:05}.safetensors"
         part = names[shard :: model.num_shards]
@@ -217,7 +218,8 @@ def _raw(values: FloatArray, dtype: str) -> bytes:
     if dtype == "float16":
         return values.astype(np.float16).tobytes()
     if dtype == "bfloat16":
-        return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16).tobytes()
+        bits: npt.NDArray[np.uint16] = (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        return bits.tobytes()
     return values.tobytes()
 
 

@@ -34,11 +34,20 @@ def download(model_id: str, revision: str | None, cache_dir: str | None) -> Path
         raise ModelError(
             f"{name}: no such local path, and no such repository on the hub (a private one needs `HF_TOKEN`)"
         ) from None
-    except errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{name}: no such local path, not in the hub cache, and the hub cannot be reached "
-            "(check `HF_ENDPOINT` and `HF_HUB_OFFLINE`)"
+            f"{name}: no such local path, not complete in the hub cache, and {_why_not_online(error)}"
         ) from None
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise ModelError(f"{name}: the download failed: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        # Errors of its HTTP library (another one in each major release) and of its Rust part share no other root.
+        lines = str(error).splitlines() or ["no reason given"]
+        raise ModelError(f"{name}: the download failed: {type(error).__name__}: {lines[0]}") from None
     return Path(path)
+
+
+def _why_not_online(error: errors.LocalEntryNotFoundError) -> str:
+    """The client falls back to its cache whether the hub was out of reach or answered with an error."""
+    answer = error.__cause__
+    if isinstance(answer, errors.HfHubHTTPError):
+        return f"the hub answered {answer.response.status_code} {answer.response.reason_phrase}"
+    return "the hub cannot be reached (check `HF_ENDPOINT` and `HF_HUB_OFFLINE`)"

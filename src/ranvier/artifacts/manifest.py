@@ -13,6 +13,8 @@ MANIFEST_NAME = "ranvier.json"
 WEIGHTS_NAME = "weights.safetensors"
 FORMAT = 1
 
+_NEEDED = ("config.json", "tokenizer.json")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -68,14 +70,21 @@ def open_artifact(directory: Path) -> Artifact:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: not a manifest of this version ({error}); export the model again") from None
     if manifest.format != FORMAT:
         raise ArtifactError(f"{path}: `format` is {manifest.format}, this version reads {FORMAT}; export it again")
+    for name in _NEEDED:
+        if not _size(directory / name):
+            raise ArtifactError(f"{directory}: `{name}` is missing or empty; export the model again")
     weights = directory / WEIGHTS_NAME
-    size = weights.stat().st_size if weights.is_file() else 0
+    size = _size(weights)
     if size != manifest.weights_bytes:
         raise ArtifactError(
             f"{weights}: {size} bytes, the manifest says {manifest.weights_bytes}; export the model again"
         )
     return Artifact(directory, manifest)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,11 @@ def locate(model_id: str) -> ModelSource:
     """Find what a model id names, without the network. Raises `ModelError` with what would work."""
     if model_id.startswith(PACKAGE_PREFIX):
         return ModelSource("gguf", _package_file(model_id.removeprefix(PACKAGE_PREFIX)), model_id)
-    path = Path(model_id).expanduser()
-    if path.is_dir():
+    # From os.path: these take any text, whereas pathlib raises for names that are too long or homes that are unknown.
+    path = Path(os.path.expanduser(model_id))
+    if model_id and os.path.isdir(path):
         return _directory(path, model_id)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix == ".gguf":
             return ModelSource("gguf", path.resolve(), model_id)
         raise ModelError(f"`model_id` {model_id}: a file must end in .gguf; give {_WAYS}")
@@ -61,7 +63,8 @@ def _package_file(name: str) -> Path:
     """The GGUF file inside an installed package; `name` may go on with `/FILE`. The package is not imported."""
     package, _, wanted = name.partition("/")
     module = package.replace("-", "_")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    # The program's own module has no spec to find.
+    spec = importlib.util.find_spec(module) if module.isidentifier() and module != "__main__" else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"`model_id` package:{name}: no installed package {module!r}; "

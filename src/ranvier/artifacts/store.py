@@ -34,8 +34,7 @@ def publish(directory: Path) -> Iterator[Path]:
 
     Raises `ArtifactError` when `directory` exists and is not empty, or cannot be written.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ArtifactError(f"{directory}: exists and is not empty; choose another directory or remove it")
+    _refuse_taken(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=directory.parent))
@@ -45,10 +44,20 @@ def publish(directory: Path) -> Iterator[Path]:
         yield building
         building.chmod(0o755)
         _flush(building)
+        # Somebody else may have been faster.
+        _refuse_taken(directory)
         # An empty directory may be replaced by a rename; nobody sees a half-written one.
         os.replace(building, directory)
+    except OSError as error:
+        file = f" ({error.filename})" if error.filename else ""
+        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}{file}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _refuse_taken(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ArtifactError(f"{directory}: exists and is not empty; choose another directory or remove it")
 
 
 def _flush(directory: Path) -> None:
@@ -70,7 +79,8 @@ class Store:
     def directory(self, name: str, key: Mapping[str, str]) -> Path:
         """Where the artifact with this key is, or will be."""
         plain = "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
-        return self._artifacts / f"{plain.strip('-.')[-60:] or 'model'}-{digest(key)}"
+        # 48 characters are at most 192 bytes: with the digest they stay below the 255 of a file name.
+        return self._artifacts / f"{plain[-48:].strip('-.') or 'model'}-{digest(key)}"
 
     def find(self, name: str, key: Mapping[str, str]) -> Artifact | None:
         """The artifact with this key, if it is there and complete; a damaged one counts as absent."""

@@ -52,8 +52,10 @@ def settle_limits(config: LauncherConfig, manifest: Manifest) -> Limits:
         _same(field, None if given == "auto" else given, getattr(manifest, field), config)
     max_input = config.max_input_tokens or manifest.sequence_length - 1
     if max_input >= manifest.sequence_length:
+        source = _source("max_input_tokens", config)
         raise OptionError(
-            f"`max_input_tokens` must be < `max_total_tokens`. Given: {max_input} and {manifest.sequence_length}"
+            f"`max_input_tokens` must be < `max_total_tokens`. Given: {max_input} by {source}, and "
+            f"{manifest.sequence_length}, for which the artifact was exported"
         )
     return Limits(
         batch_size=manifest.batch_size,
@@ -65,11 +67,14 @@ def settle_limits(config: LauncherConfig, manifest: Manifest) -> Limits:
 
 def _same(field: str, given: object, made_for: object, config: LauncherConfig) -> None:
     if given is not None and given != made_for:
-        source = config.sources.get(field, "the command line")
         raise ArtifactError(
-            f"`{field}` is {given} by {source}, but the artifact was exported for {made_for}; "
+            f"`{field}` is {given} by {_source(field, config)}, but the artifact was exported for {made_for}; "
             "leave the option out or export the model again"
         )
+
+
+def _source(field: str, config: LauncherConfig) -> str:
+    return config.sources.get(field, "the command line")
 
 
 def find_source(model_id: str | None, revision: str | None, hub_cache: str | None) -> ModelSource:

@@ -72,7 +72,7 @@ def _open_all(directory: Path) -> list[TensorFile]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ModelError(f"{index.name}: `weight_map` must be an object")
-        return [TensorFile(directory / file) for file in sorted({str(file) for file in weight_map.values()})]
+        return [TensorFile(directory / _plain(index, file)) for file in sorted({str(f) for f in weight_map.values()})]
     single = directory / "model.safetensors"
     if single.exists():
         return [TensorFile(single)]
@@ -87,6 +87,13 @@ def _open_all(directory: Path) -> list[TensorFile]:
     raise ModelError(f"{directory}: holds no weights; `model.safetensors` (or its index and parts) is needed")
 
 
+def _plain(index: Path, file: str) -> str:
+    """The file's name, once it is known to lead nowhere else: an index comes with the model, from anybody."""
+    if Path(file).name != file:
+        raise ModelError(f"{index.name}: `weight_map` names {file!r}; a file beside the index is needed")
+    return file
+
+
 def read_json(path: Path) -> dict[str, object]:
     """The JSON object in a file. Raises `ModelError` when it is missing, not JSON, or not an object."""
     try:
@@ -97,6 +104,8 @@ def read_json(path: Path) -> dict[str, object]:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ModelError(f"{path}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise ModelError(f"{path}: not valid JSON: nested too deeply") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: a JSON object is needed")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,17 +30,19 @@ class ConfigFields:
 
     def number(self, name: str, default: object = _MISSING) -> float:
         """A finite number above zero."""
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise self._wrong(name, value, "a number above 0")
-        return float(value)
+        value = _number(self._get(name, default))
+        if value is None:
+            raise self._wrong(name, self._get(name, default), "a number above 0")
+        return value
 
-    def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of numbers."""
-        value = self._get(name, _MISSING)
-        if not isinstance(value, list) or not all(isinstance(item, (int, float)) for item in value):
-            raise self._wrong(name, value, "a list of numbers")
-        return tuple(float(item) for item in value)
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of `count` finite numbers above zero."""
+        given = self._get(name, _MISSING)
+        values = tuple(map(_number, given)) if isinstance(given, list) else ()
+        found = tuple(value for value in values if value is not None)
+        if len(found) != count or len(values) != count:
+            raise self._wrong(name, given, f"a list of {count} numbers above 0")
+        return found
 
     def boolean(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -82,3 +85,9 @@ class ConfigFields:
 
     def _wrong(self, name: str, value: object, wanted: str) -> ModelError:
         return ModelError(f"config.json: `{self.path}{name}` must be {wanted}. Given: {value!r}")
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+        return None
+    return float(value)

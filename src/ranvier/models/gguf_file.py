@@ -58,7 +58,7 @@ class GgufCheckpoint:
     @property
     def metadata(self) -> Mapping[str, object]:
         """Every key-value pair of the file, arrays as lists."""
-        return {key: field.contents() for key, field in self._reader.fields.items()}
+        return {key: self._value(key) for key in self._reader.fields}
 
     def names(self) -> frozenset[str]:
         """Tensor names as the Hugging Face checkpoint has them."""
@@ -68,11 +68,18 @@ class GgufCheckpoint:
         """The tensor: Q4_0, Q4_1 and Q8_0 blocks as codes and scales, exactly; other kinds as float32."""
         tensor = self._tensors[name]
         kind = tensor.tensor_type.name
-        if kind in _EXACT:
+        if not tensor.n_elements:
+            raise ModelError(f"{self._name}: tensor `{name}` is empty; the file is damaged")
+        if kind in _EXACT and len(tensor.shape) == 2:
             weight: Weight = _EXACT[kind](tensor.data.reshape(int(tensor.shape[1]), -1))
         else:
             weight = Dense(self._dequantize(name))
         heads = self._rotated_heads(name)
+        if heads and weight.shape[0] % (2 * heads):
+            raise ModelError(
+                f"{self._name}: tensor `{name}` has {weight.shape[0]} rows, which {heads} heads cannot share; "
+                "the file is damaged"
+            )
         return _interleaved_to_halves(weight, heads) if heads else weight
 
     def was_quantized(self, name: str) -> bool:
@@ -102,44 +109,66 @@ class GgufCheckpoint:
         architecture = self._value("general.architecture")
         if architecture != "llama":
             raise ModelError(f"{self._name}: architecture {architecture!r} is not supported; supported: llama")
-        if "model.layers.0.mlp.gate_proj.weight" not in self._tensors:
+        if self._value("llama.expert_count"):
             raise ModelError(f"{self._name}: experts (mixture of experts) are not supported; use a dense model")
-        embed = self._tensors.get("model.embed_tokens.weight")
-        if embed is None:
-            raise ModelError(f"{self._name}: tensor `token_embd.weight` is missing; the file is incomplete")
         config: dict[str, object] = {
             "model_type": "llama",
             "architectures": ["LlamaForCausalLM"],
-            "vocab_size": int(embed.shape[1]),
+            "vocab_size": self._vocab_size(),
             "hidden_size": self._integer("embedding_length"),
             "intermediate_size": self._integer("feed_forward_length"),
             "num_hidden_layers": self._integer("block_count"),
             "num_attention_heads": self._integer("attention.head_count"),
             "num_key_value_heads": self._integer("attention.head_count_kv", self._integer("attention.head_count")),
+            "head_dim": self._head_dim(),
             "max_position_embeddings": self._integer("context_length"),
             "rms_norm_eps": self._number("attention.layer_norm_rms_epsilon"),
             "rope_theta": self._number("rope.freq_base", 10000.0),
             "tie_word_embeddings": "lm_head.weight" not in self._tensors,
         }
-        config["head_dim"] = self._integer(
-            "attention.key_length", self._integer("embedding_length") // self._integer("attention.head_count")
-        )
         return config | self._rope_scaling()
 
+    def _vocab_size(self) -> int:
+        embed = self._tensors.get("model.embed_tokens.weight")
+        if embed is None:
+            raise ModelError(f"{self._name}: tensor `token_embd.weight` is missing; the file is incomplete")
+        if len(embed.shape) != 2:
+            shape = [int(size) for size in embed.shape[::-1]]
+            raise ModelError(f"{self._name}: tensor `token_embd.weight` has shape {shape}; a matrix is needed")
+        return int(embed.shape[1])
+
+    def _head_dim(self) -> int:
+        # No heads at all are refused with the other sizes of the config.
+        heads = max(self._integer("attention.head_count"), 1)
+        head_dim = self._integer("attention.key_length", self._integer("embedding_length") // heads)
+        rotated = self._integer("rope.dimension_count", head_dim)
+        if rotated != head_dim:
+            raise ModelError(
+                f"{self._name}: `llama.rope.dimension_count` is {rotated} and heads have {head_dim} dimensions; "
+                "rotating a part is not supported"
+            )
+        return head_dim
+
     def _rope_scaling(self) -> dict[str, object]:
+        """As llama.cpp reads it: a factor is linear unless the type says none, and older files have another key."""
+        kind = self._value("llama.rope.scaling.type", "linear")
+        if kind not in ("none", "linear"):
+            raise ModelError(
+                f"{self._name}: `llama.rope.scaling.type` {kind!r} is not supported; supported: none, linear"
+            )
+        old = self._number("rope.scale_linear", 1.0)
+        factor = 1.0 if kind == "none" else self._number("rope.scaling.factor", old)
         if self._rope_factors is not None:
-            factors = [float(value) for value in self._rope_factors.data.reshape(-1)]
+            factors = [float(value) * factor for value in self._rope_factors.data.reshape(-1)]
             return {"rope_scaling": {"rope_type": "factors", "factors": factors}}
-        kind = self._value("llama.rope.scaling.type", "none")
-        if kind == "none":
-            return {}
-        if kind == "linear":
-            return {"rope_scaling": {"rope_type": "linear", "factor": self._number("rope.scaling.factor")}}
-        raise ModelError(f"{self._name}: `llama.rope.scaling.type` {kind!r} is not supported; supported: none, linear")
+        return {} if factor == 1.0 else {"rope_scaling": {"rope_type": "linear", "factor": factor}}
 
     def _value(self, key: str, default: object = None) -> object:
         field = self._reader.fields.get(key)
-        return default if field is None else field.contents()
+        try:
+            return default if field is None else field.contents()
+        except (UnicodeDecodeError, IndexError, ValueError):
+            raise ModelError(f"{self._name}: `{key}` is damaged; download the file again") from None
 
     def _integer(self, key: str, default: int | None = None) -> int:
         value = self._value(f"llama.{key}", default)
@@ -149,7 +178,7 @@ class GgufCheckpoint:
 
     def _number(self, key: str, default: float | None = None) -> float:
         value = self._value(f"llama.{key}", default)
-        if not isinstance(value, (int, float, np.floating)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
             raise ModelError(f"{self._name}: `llama.{key}` must be a number. Given: {value!r}")
         # float32 in the file; the shortest decimal is what the checkpoint's author wrote.
         return float(str(np.float32(value)))

@@ -9,7 +9,8 @@ Which form a matrix is held in follows from the checkpoint and `quantize`:
 | `int8` | int8 by row | int8 by row | int8 by row |
 | `int4` | int4 groups | exact int4 | int4 groups |
 
-Embedding and head stay int8 under `int4`; norms and biases are float32 always.
+Under `int4` the embedding and the head, and matrices whose rows no group of 32 divides, are int8 by row unless they
+are Q4_0 blocks. Norms and biases are float32 always.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ranvier.models.families import family_of, spec_of
 from ranvier.models.quantize import INT4_GROUP, quantize_int4, quantize_int8
 from ranvier.models.spec import DecoderSpec
 from ranvier.models.tensor_file import TensorFile, TensorWriter, aligned
-from ranvier.models.weights import Array, Dense, Int4, Int8, Weight, dequantize, to_bfloat16_bits
+from ranvier.models.weights import Array, Dense, FloatArray, Int4, Int8, Weight, dequantize, to_bfloat16_bits
 
 Quantize = Literal["none", "auto", "int8", "int4"]
 DType = Literal["float32", "bfloat16"]
@@ -105,10 +106,21 @@ def hold(name: str, weight: Weight, plan: WeightPlan, *, was_quantized: bool) ->
     if isinstance(weight, Int4) and weight.zeros.dtype == np.uint8 and plan.quantize != "int8":
         return weight
     if plan.quantize == "int4" and name not in _TABLES and weight.shape[1] % INT4_GROUP == 0:
-        return quantize_int4(dequantize(weight))
+        return quantize_int4(_finite(name, weight))
     if plan.quantize in ("int8", "int4") or (plan.quantize == "auto" and was_quantized):
-        return quantize_int8(dequantize(weight))
+        return quantize_int8(_finite(name, weight))
     return _in_dtype(weight, plan.dtype) if isinstance(weight, Dense) else weight
+
+
+def _finite(name: str, weight: Weight) -> FloatArray:
+    """The values, once it is known that rounding cannot hide a NaN or an infinity among them."""
+    values = dequantize(weight)
+    if not np.isfinite(values).all():
+        raise ModelError(
+            f"tensor `{name}` holds values that are not finite and cannot be rounded to integers; "
+            "the checkpoint is damaged"
+        )
+    return values
 
 
 def _in_dtype(weight: Dense, dtype: DType) -> Dense:
@@ -142,9 +154,9 @@ class PackedWeights:
             return Int8(self._array(f"{name}.int8"), self._array(f"{name}.scales"))
         if f"{name}.int4" in self._names:
             return Int4(self._array(f"{name}.int4"), self._array(f"{name}.scales"), self._array(f"{name}.zeros"))
-        if name not in self._names:
-            raise ModelError(f"{self._file.path}: tensor `{name}` is missing; export the model again")
         return Dense(self._array(name))
 
     def _array(self, name: str) -> Array:
+        if name not in self._names:
+            raise ModelError(f"{self._file.path}: tensor `{name}` is missing; export the model again")
         return aligned(self._file.read(name))

@@ -17,7 +17,7 @@ _CANDIDATES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 def quantize_int8(values: FloatArray) -> Int8:
     """One symmetric scale for each row of `[out, in]`; rounds to nearest."""
     peak = np.abs(values).max(axis=1, keepdims=True).astype(np.float32)
-    scales = np.where(peak > 0, peak / np.float32(127), np.float32(1))
+    scales = _steps(peak, 127)
     return Int8(np.rint(values / scales).astype(np.int8), scales)
 
 
@@ -44,10 +44,16 @@ def quantize_int4(values: FloatArray, group_size: int = INT4_GROUP) -> Int4:
     return Int4(packed, scales.astype(np.float32), zeros.astype(np.uint8))
 
 
+def _steps(spans: FloatArray, count: int) -> FloatArray:
+    """The size of one of `count` steps; 1 where a step would be too small to be exact, so that codes come out as 0."""
+    steps: FloatArray = spans / np.float32(count)
+    return np.where(steps >= np.finfo(np.float32).tiny, steps, np.float32(1))
+
+
 def _fit(grouped: FloatArray, low: npt.NDArray[np.floating], high: npt.NDArray[np.floating]) -> tuple[FloatArray, ...]:
     """Codes, scales, zeros and squared errors for the grid of 16 steps from `low` to `high`."""
     span = (high - low).astype(np.float32)
-    scales = np.where(span > 0, span / np.float32(15), np.float32(1))
+    scales = _steps(span, 15)
     zeros = np.clip(np.rint(-low / scales), 0, 15).astype(np.float32)
     codes = np.clip(np.rint(grouped / scales[..., None]) + zeros[..., None], 0, 15).astype(np.float32)
     error = (((codes - zeros[..., None]) * scales[..., None] - grouped) ** 2).sum(axis=-1)

@@ -8,12 +8,15 @@ its writer wants every tensor in memory at once, so both ends are here; bfloat16
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 from ranvier.errors import ModelError
@@ -30,6 +33,24 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000
 _HEADER_BYTES_PER_TENSOR = 224
 _ALIGNMENT = 64
+
+
+_Whole = Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A tensor in the header; `data_offsets` are bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[_Whole, ...]
+    data_offsets: tuple[_Whole, _Whole]
+
+    def is_consistent(self) -> bool:
+        """Whether the bytes are as many as the shape takes; unknown dtypes are refused only when they are read."""
+        size = self.data_offsets[1] - self.data_offsets[0]
+        dtype = _DTYPES.get(self.dtype)
+        return size >= 0 if dtype is None else size == math.prod(self.shape) * dtype.itemsize
 
 
 class TensorFile:
@@ -51,42 +72,57 @@ class TensorFile:
 
     def dtype_name(self, name: str) -> str:
         """The dtype as the header spells it, such as `BF16`."""
-        return str(self._header[name]["dtype"])
+        return self._header[name].dtype
 
     def read(self, name: str) -> Array:
         """The tensor as a read-only view of the file; bfloat16 as `uint16` bits."""
         entry = self._header[name]
-        dtype = _DTYPES.get(entry["dtype"])
+        dtype = _DTYPES.get(entry.dtype)
         if dtype is None:
             raise ModelError(
-                f"{self.path.name}: tensor `{name}` has dtype {entry['dtype']}, which is not supported; "
+                f"{self.path.name}: tensor `{name}` has dtype {entry.dtype}, which is not supported; "
                 f"use {', '.join(_DTYPES)}"
             )
-        begin, end = entry["data_offsets"]
-        count = (end - begin) // dtype.itemsize
-        flat: Array = np.frombuffer(self._map, dtype, count, self._data_start + begin)
-        shaped: Array = flat.reshape(entry["shape"])
+        begin = self._data_start + entry.data_offsets[0]
+        flat: Array = np.frombuffer(self._map, dtype, math.prod(entry.shape), begin)
+        shaped: Array = flat.reshape(entry.shape)
         return shaped
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path) -> tuple[dict[str, _Entry], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
                 raise ModelError(f"{path.name}: not a safetensors file, or cut short ({size} bytes); download it again")
-            header = json.loads(file.read(length))
+            text = file.read(length)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise ModelError(f"{path.name}: the safetensors header is not JSON; download the file again") from None
-    header.pop("__metadata__", None)
-    start = 8 + length
-    needed = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    header, start = _parse_header(path.name, text), 8 + length
+    needed = start + max((entry.data_offsets[1] for entry in header.values()), default=0)
     if size < needed:
         raise ModelError(f"{path.name}: cut short: {size} bytes of {needed}; download the file again")
     return header, start
+
+
+def _parse_header(file: str, text: bytes) -> dict[str, _Entry]:
+    try:
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ModelError(f"{file}: the safetensors header is not a JSON object; download the file again") from None
+    raw.pop("__metadata__", None)
+    return {name: _parse_entry(file, name, entry) for name, entry in raw.items()}
+
+
+def _parse_entry(file: str, name: str, text: msgspec.Raw) -> _Entry:
+    try:
+        entry = msgspec.json.decode(text, type=_Entry)
+    except msgspec.MsgspecError:
+        entry = None
+    if entry is None or not entry.is_consistent():
+        raise ModelError(f"{file}: the header's entry of tensor `{name}` is damaged; download the file again")
+    return entry
 
 
 class TensorWriter:
@@ -104,7 +140,7 @@ class TensorWriter:
 
     def add(self, name: str, values: Array) -> None:
         """Append one tensor; `uint16` is written as bfloat16."""
-        data = np.ascontiguousarray(values)
+        data: Array = np.asarray(values, order="C")
         end = self._offset + data.nbytes
         self._header[name] = {
             "dtype": _NAMES[data.dtype],

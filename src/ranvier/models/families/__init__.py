@@ -23,8 +23,8 @@ def supported_families() -> tuple[str, ...]:
 def family_of(config: Mapping[str, object]) -> ModuleType:
     """The family module for a checkpoint's config. Raises `ModelError` for an unknown `model_type`."""
     model_type = config.get("model_type")
-    if model_type in _FAMILIES:
-        return _FAMILIES[str(model_type)]
+    if isinstance(model_type, str) and model_type in _FAMILIES:
+        return _FAMILIES[model_type]
     near = difflib.get_close_matches(str(model_type), _FAMILIES, n=1)
     hint = f"; the nearest is `{near[0]}`" if near else ""
     raise ModelError(

@@ -15,17 +15,22 @@ def spec_from_config(config: Mapping[str, object]) -> DecoderSpec:
     fields = ConfigFields(config)
     fields.require_value("hidden_act", "silu")
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    kv_heads, head_dim = fields.integer("num_key_value_heads", heads), fields.integer("head_dim", hidden // heads)
+    if heads % kv_heads:
+        raise fields.unsupported("num_key_value_heads", kv_heads, f"a divisor of `num_attention_heads`, {heads}")
+    if head_dim % 2:
+        raise fields.unsupported("head_dim", head_dim, "an even number")
     return DecoderSpec(
         vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
         intermediate_size=fields.integer("intermediate_size"),
         num_layers=fields.integer("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=fields.integer("num_key_value_heads", heads),
-        head_dim=fields.integer("head_dim", hidden // heads),
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         max_positions=fields.integer("max_position_embeddings", 2048),
-        rope=RopeSpec(theta=_theta(fields), scaling=_scaling(fields)),
+        rope=RopeSpec(theta=_theta(fields), scaling=_scaling(fields, head_dim)),
         has_tied_head=fields.boolean("tie_word_embeddings", False),
         has_attention_bias=fields.boolean("attention_bias", False),
         has_mlp_bias=fields.boolean("mlp_bias", False),
@@ -37,7 +42,7 @@ def _theta(fields: ConfigFields) -> float:
     return fields.section("rope_parameters").number("rope_theta", fields.number("rope_theta", 10000.0))
 
 
-def _scaling(fields: ConfigFields) -> RopeScaling | None:
+def _scaling(fields: ConfigFields, head_dim: int) -> RopeScaling | None:
     section = fields.section("rope_scaling")
     if not section.values:
         section = fields.section("rope_parameters")
@@ -47,15 +52,22 @@ def _scaling(fields: ConfigFields) -> RopeScaling | None:
     if kind == "linear":
         return LinearScaling(factor=section.number("factor"))
     if kind == "factors":
-        return FactorScaling(factors=section.numbers("factors"))
+        return FactorScaling(factors=section.numbers("factors", head_dim // 2))
     if kind == "llama3":
-        return Llama3Scaling(
-            factor=section.number("factor"),
-            low_freq_factor=section.number("low_freq_factor"),
-            high_freq_factor=section.number("high_freq_factor"),
-            original_max_positions=section.integer("original_max_position_embeddings"),
-        )
+        return _llama3(section)
     raise section.unsupported("rope_type", kind, "default, linear, llama3")
+
+
+def _llama3(section: ConfigFields) -> Llama3Scaling:
+    low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
+    if high <= low:
+        raise section.unsupported("high_freq_factor", high, f"a number above `low_freq_factor`, {low}")
+    return Llama3Scaling(
+        factor=section.number("factor"),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_positions=section.integer("original_max_position_embeddings"),
+    )
 
 
 def weight_names(spec: DecoderSpec) -> dict[str, str]:

@@ -1,0 +1,216 @@
+"""Downloading from a stand-in for the hub: what is fetched, and one clear line for whatever goes wrong.
+
+The client reads `HF_ENDPOINT`, `HF_HOME` and the rest when it is imported, so each case runs in a process of its own.
+There `time.sleep` does nothing: the client waits between its tries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import COMMIT, HubServer, Repository, hub_server
+
+FILES = {
+    "config.json": b"{}",
+    "generation_config.json": b"{}",
+    "model.safetensors": bytes(range(256)) * 40,
+    "chat_template.jinja": b"{{ messages }}",
+    "pytorch_model.bin": b"pickled",
+    "README.md": b"words",
+    "onnx/model.onnx": b"graph",
+}
+WANTED = ["chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"]
+GATED = (403, "GatedRepo", "Access to model org/gated is restricted")
+REPOSITORIES = {
+    "org/good": Repository(FILES),
+    "org/gated": Repository(FILES, errors=dict.fromkeys(FILES, GATED)),
+    "org/private": Repository(FILES, token="sesame"),
+    "org/stale-token": Repository(FILES, errors={"info": (401, "", "Invalid credentials in Authorization header")}),
+    "org/disabled": Repository(FILES, errors={"info": (403, "", "Access to this resource is disabled.")}),
+    "org/down": Repository(FILES, errors={"info": (500, "", "Internal error")}),
+    "org/forbidden": Repository(FILES, errors={"model.safetensors": (403, "", "You shall not pass")}),
+    "org/vanished": Repository(FILES, errors={"config.json": (404, "EntryNotFound", "Entry not found")}),
+    "org/broken": Repository(FILES, broken=frozenset({"model.safetensors"})),
+}
+NOT_REACHED = "the hub cannot be reached (check `HF_ENDPOINT` and `HF_HUB_OFFLINE`)"
+NOT_HERE = "no such local path, not complete in the hub cache, and"
+
+PROGRAM = """
+import json, sys, time
+time.sleep = lambda seconds: None
+from ranvier.artifacts.hub import download
+from ranvier.errors import ModelError
+for model_id, revision, cache in json.load(sys.stdin):
+    try:
+        print(json.dumps(["path", str(download(model_id, revision, cache))]))
+    except ModelError as error:
+        print(json.dumps(["error", str(error)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
+    with hub_server(REPOSITORIES) as running:
+        yield running
+
+
+def environment(url: str, home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "VIRTUAL_ENV")}
+    return kept | {"HOME": str(home), "HF_HOME": str(home), "HF_ENDPOINT": url, "NO_PROXY": "*"} | more
+
+
+def downloads(url: str, home: Path, *calls: tuple[str, str | None], cache: str | None = None, **env: str) -> list[Any]:
+    """`["path", snapshot]` or `["error", message]` for each `(model id, revision)`, all in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps([[*call, cache] for call in calls]),
+        env=environment(url, home, **env),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def files_in(snapshot: str) -> list[str]:
+    return sorted(str(path.relative_to(snapshot)) for path in Path(snapshot).rglob("*") if path.is_file())
+
+
+def refused_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def test_what_serving_needs_is_downloaded_and_nothing_else(server: HubServer, tmp_path: Path) -> None:
+    ((kind, path),) = downloads(server.url, tmp_path, ("org/good", None))
+
+    assert (kind, Path(path).name) == ("path", COMMIT)
+    assert Path(path).is_relative_to(tmp_path / "hub")
+    assert files_in(path) == WANTED
+    assert {name: (Path(path) / name).read_bytes() for name in WANTED} == {name: FILES[name] for name in WANTED}
+
+
+def test_a_revision_and_a_cache_directory_can_be_named(server: HubServer, tmp_path: Path) -> None:
+    ((kind, path),) = downloads(server.url, tmp_path, ("org/good", COMMIT), cache=str(tmp_path / "mounted"))
+
+    assert kind == "path"
+    assert Path(path).is_relative_to(tmp_path / "mounted")
+    assert files_in(path) == WANTED
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_the_token_opens_a_private_repository(server: HubServer, tmp_path: Path, variable: str) -> None:
+    without, with_token = (
+        downloads(server.url, tmp_path, ("org/private", None), **env)[0] for env in ({}, {variable: "sesame"})
+    )
+
+    assert without[0] == "error"
+    assert with_token[0] == "path"
+
+
+def test_each_thing_that_goes_wrong_has_its_line(server: HubServer, tmp_path: Path) -> None:
+    none = "no such local path, and no such repository on the hub (a private one needs `HF_TOKEN`)"
+    wanted: dict[tuple[str, str | None], str] = {
+        ("org/none", None): none,
+        ("org/none", "v1"): none,
+        ("org/private", None): none,
+        ("org/good", "v9"): "the repository has no such revision",
+        ("org/gated", None): "the repository is gated; accept its terms on the hub and set `HF_TOKEN`",
+        ("org/disabled", None): f"{NOT_HERE} the hub answered 403 Forbidden",
+        ("org/down", None): f"{NOT_HERE} the hub answered 500 Internal Server Error",
+        ("org/forbidden", None): f"{NOT_HERE} the hub answered 403 Forbidden",
+    }
+    found = downloads(server.url, tmp_path, *wanted)
+
+    assert found == [
+        ["error", f"`model_id` {model_id}{f' at revision {revision}' if revision else ''}: {line}"]
+        for (model_id, revision), line in wanted.items()
+    ]
+
+
+def test_what_the_client_says_itself_is_cut_to_one_line(server: HubServer, tmp_path: Path) -> None:
+    wanted: dict[tuple[str, str | None], str] = {
+        ("org/stale-token", None): "HfHubHTTPError: .*401.*",
+        ("org/vanished", None): "RemoteEntryNotFoundError: 404 Client Error.*",
+        ("org/broken", None): r"RemoteProtocolError: .*received 5120 bytes, expected 10240.*",
+        ("a--b", None): "HFValidationError: .*'a--b'.*",
+    }
+    found = downloads(server.url, tmp_path, *wanted)
+
+    assert [kind for kind, _ in found] == ["error"] * len(wanted)
+    for (_, message), ((model_id, _), line) in zip(found, wanted.items(), strict=True):
+        # Without DOTALL: a second line would not match.
+        assert re.fullmatch(f"`model_id` {model_id}: the download failed: {line}", message)
+
+
+def test_offline_takes_what_is_in_the_cache_and_refuses_the_rest(server: HubServer, tmp_path: Path) -> None:
+    online = downloads(server.url, tmp_path, ("org/good", None), ("org/broken", None))
+    seen = len(server.requests)
+    offline = downloads(
+        server.url,
+        tmp_path,
+        ("org/good", None),
+        ("org/good", COMMIT),
+        ("org/good", "v9"),
+        ("org/broken", None),
+        ("org/none", None),
+        HF_HUB_OFFLINE="1",
+    )
+
+    assert offline[0] == offline[1] == online[0]
+    assert offline[2:] == [
+        ["error", f"`model_id` {name}: {NOT_HERE} {NOT_REACHED}"]
+        for name in ("org/good at revision v9", "org/broken", "org/none")
+    ]
+    assert len(server.requests) == seen
+
+
+def test_without_a_connection_the_cache_is_used(server: HubServer, tmp_path: Path) -> None:
+    online = downloads(server.url, tmp_path, ("org/good", None))
+    url = f"http://127.0.0.1:{refused_port()}"
+    found = downloads(url, tmp_path, ("org/good", None), ("org/none", None))
+
+    assert found == [online[0], ["error", f"`model_id` org/none: {NOT_HERE} {NOT_REACHED}"]]
+
+
+def test_a_cache_that_cannot_be_written_has_its_line(server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "in-the-way").write_text("")
+    ((kind, message),) = downloads(server.url, tmp_path, ("org/good", None), cache=f"{tmp_path}/in-the-way")
+
+    assert kind == "error"
+    assert re.fullmatch("`model_id` org/good: the download failed: NotADirectoryError: .*in-the-way.*", message)
+
+
+def test_the_command_line_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{refused_port()}"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from ranvier.launcher.main import ranvier; ranvier()",
+            *("export", "--model-id", "org/model", str(tmp_path / "artifact")),
+        ],
+        env=environment(url, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: `model_id` org/model: {NOT_HERE} {NOT_REACHED}\n"
+    assert not (tmp_path / "artifact").exists()
