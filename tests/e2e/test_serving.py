@@ -144,7 +144,8 @@ def test_an_engine_that_dies_fails_its_requests_once_and_comes_back(directory: P
         os.kill(engine, signal.SIGKILL)
         last = list(events)[-1]
         assert last == {
-            "error": "Request failed during generation: Server error: the engine process died; the request can be sent again",
+            "error": "Request failed during generation: Server error: the engine process died; "
+            "the request can be sent again",
             "error_type": "generation",
         }
         server.wait_until(is_healthy=False)

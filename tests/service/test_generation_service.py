@@ -1,4 +1,4 @@
-"""The use case: permits, several sequences, cancelling, draining. The test gives the engine's events by hand."""
+"""The use case: several sequences, cancelling, draining, tokenizing. The test gives the engine's events by hand."""
 
 from __future__ import annotations
 
