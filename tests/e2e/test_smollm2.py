@@ -31,10 +31,8 @@ def test_the_text_is_the_float32_reference(server: Server) -> None:
 
 def test_a_chat_turn_ends_with_the_end_token(server: Server) -> None:
     system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    prompt = (
-        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWhat is 2+2?<|im_end|>\n"
-    prompt += "<|im_start|>assistant\n"
-    )
+    turn = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWhat is 2+2?<|im_end|>\n"
+    prompt = turn + "<|im_start|>assistant\n"
     reply = server.generate(prompt, max_new_tokens=60, details=True)
     assert reply["details"]["finish_reason"] == "eos_token"
     assert reply["details"]["tokens"][-1]["text"] == "<|im_end|>"

@@ -219,3 +219,20 @@ def test_any_other_error_ends_the_thread_too_and_is_reported_with_its_kind(caplo
     loop.stop()
     assert losses.empty()
     assert [record.message for record in caplog.records] == ["the engine's thread ended"]
+
+
+def test_after_the_last_request_is_cancelled_no_slot_counts_as_used() -> None:
+    """Once a cancel came without figures, and the gauges showed a slot in use for as long as nobody asked anything."""
+    with Watched(make_engine()) as watched:
+        watched.loop.submit(make_request("a", P, max_new_tokens=20))
+        while not any(isinstance(event, StartEvent) for event in watched.events):
+            watched.events += watched.deliveries.get(timeout=GUARD_S)[0]
+        watched.loop.cancel("a")
+        stats: list[StepStats | None] = []
+        while not any(is_terminal(event) for event in watched.events):
+            events, last = watched.deliveries.get(timeout=GUARD_S)
+            watched.events += events
+            stats.append(last)
+        final = stats[-1]
+        assert final is not None
+        assert (final.num_slots_used, final.num_waiting) == (0, 0)

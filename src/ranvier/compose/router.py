@@ -55,12 +55,13 @@ class StepRecorder:
         self._sequence_length = limits.sequence_length
 
     def __call__(self, stats: StepStats) -> None:
-        """Record one step."""
+        """Record one step, or what a cancel has changed."""
         metrics = self._metrics
-        method = "prefill" if stats.num_prefill_tokens else "decode"
-        metrics.batch_inference_count.add(method=method)
-        metrics.batch_inference_success.add(method=method)
-        metrics.batch_inference_duration.observe(stats.duration_s, method=method)
+        if stats.is_step:
+            method = "prefill" if stats.num_prefill_tokens else "decode"
+            metrics.batch_inference_count.add(method=method)
+            metrics.batch_inference_success.add(method=method)
+            metrics.batch_inference_duration.observe(stats.duration_s, method=method)
         metrics.queue_size.set(stats.num_waiting)
         metrics.batch_current_size.set(stats.num_slots_used)
         metrics.batch_current_max_tokens.set(stats.num_slots_used * self._sequence_length)

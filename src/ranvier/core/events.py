@@ -64,7 +64,10 @@ def is_terminal(event: Event) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """What one step did, for metrics. Seconds and tokens; the queue and slots as they are after the step."""
+    """What one step did, for metrics. Seconds and tokens; the queue and slots as they are after the step.
+
+    Without a step, after a cancel, only the queue and the slots count: no tokens, no duration.
+    """
 
     duration_s: float
     num_prefill_tokens: int
@@ -72,3 +75,8 @@ class StepStats:
     num_slots_used: int
     num_waiting: int
     num_started: int
+
+    @property
+    def is_step(self) -> bool:
+        """Whether tokens went through the model."""
+        return self.num_prefill_tokens + self.num_decode_tokens > 0

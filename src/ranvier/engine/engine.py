@@ -167,6 +167,10 @@ class Engine:
         self._scheduler.remove(sequence, keep_prefix=False)
         return FailEvent(sequence.request.request_id, message)
 
+    def idle_stats(self) -> StepStats:
+        """The queue and the slots as they are, without a step: what a cancel has changed."""
+        return self._stats(StepPlan((), (), ()), 0, 0.0)
+
     def _stats(self, plan: StepPlan, num_started: int, duration_s: float) -> StepStats:
         num_tokens = sum(len(chunk.token_ids) for chunk in plan.chunks)
         num_decodes = sum(chunk.start > 0 and len(chunk.token_ids) == 1 for chunk in plan.chunks)

@@ -78,5 +78,5 @@ class EngineLoop:
                 return False
             events += command()
         if events:
-            self._deliver(events, None)
+            self._deliver(events, self._engine.idle_stats())
         return True
