@@ -128,8 +128,9 @@ def test_cancel_all_ends_every_request_before_the_next_step() -> None:
 def test_events_of_commands_come_without_step_figures() -> None:
     with Watched(make_engine()) as watched:
         watched.loop.submit(make_request("long", P, 1000))
-        delivery = watched.deliveries.get(timeout=GUARD_S)
-    assert delivery == ([FailEvent("long", "3 prompt and 1000 new tokens do not fit a slot of 32")], None)
+        events, stats = watched.deliveries.get(timeout=GUARD_S)
+    assert events == [FailEvent("long", "3 prompt and 1000 new tokens do not fit a slot of 32")]
+    assert stats is not None and not stats.is_step
 
 
 def test_many_threads_may_submit_and_cancel_at_once() -> None:
