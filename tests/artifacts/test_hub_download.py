@@ -64,7 +64,7 @@ def server() -> Iterator[HubServer]:
 
 
 def environment(url: str, home: Path, **more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "VIRTUAL_ENV")}
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV")}
     return kept | {"HOME": str(home), "HF_HOME": str(home), "HF_ENDPOINT": url, "NO_PROXY": "*"} | more
 
 

@@ -126,6 +126,7 @@ def test_a_hub_id_is_not_looked_up(model_id: str) -> None:
         "org/none.gguf",
         "~no-such-user/model",
         "a\0b",
+        "~\0",
         "/" + "x" * 300,
         "x" * 5000 + "/..",
     ],
@@ -209,6 +210,12 @@ def test_exactly_one_file_is_needed(site: Path, name: str, found: str) -> None:
     assert refused(f"package:{name}") == (
         f"`model_id` package:{name}: one .gguf file is needed, found: {found}; name it as NAME/FILE"
     )
+
+
+def test_the_program_itself_is_not_a_package(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A script's own module has no spec, and looking for one raises; under `python -m pytest` it would have one.
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert refused("package:__main__").startswith("`model_id` package:__main__: no installed package '__main__'; ")
 
 
 @pytest.mark.parametrize(

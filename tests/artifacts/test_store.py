@@ -53,6 +53,30 @@ def test_nothing_is_seen_before_everything_is_there(tmp_path: Path) -> None:
     assert entries(target.parent) == ["artifact"]
 
 
+def test_every_file_is_on_the_disk_before_the_directory_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        flush(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        steps.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with publish(tmp_path / "artifact") as building:
+        fill(building)
+
+    files = ["config.json", "ranvier.json", "tokenizer.json", "weights.safetensors"]
+    assert sorted(steps[:4]) == files
+    assert steps[4:] == [building.name, "renamed"]
+
+
 def test_what_is_published_can_be_read_by_others(tmp_path: Path) -> None:
     with publish(tmp_path / "artifact") as building:
         fill(building)

@@ -20,9 +20,9 @@ from ranvier.ipc.messages import (
     FromEngine,
     ToEngine,
     frame,
-    from_engine_decoder,
+    from_engine,
     hello_frame,
-    to_engine_decoder,
+    to_engine,
 )
 
 
@@ -67,7 +67,7 @@ class BareConnection:
 
     async def heard(self) -> ToEngine:
         length = int.from_bytes(await self._exactly(LENGTH_BYTES), "little")
-        return to_engine_decoder.decode(await self._exactly(length))
+        return to_engine(await self._exactly(length))
 
     async def _exactly(self, length: int) -> bytes:
         data = b""
@@ -118,7 +118,7 @@ class BareRouter:
 
     def heard(self) -> FromEngine:
         length = int.from_bytes(self._exactly(LENGTH_BYTES), "little")
-        return from_engine_decoder.decode(self._exactly(length))
+        return from_engine(self._exactly(length))
 
     def _exactly(self, length: int) -> bytes:
         data = b""

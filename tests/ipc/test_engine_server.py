@@ -32,6 +32,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "engine.sock"
 
 
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
 def welcomed(path: Path) -> BareRouter:
     router = BareRouter(path)
     assert router.heard() == HELLO
@@ -165,11 +169,13 @@ def test_a_frame_cut_off_by_the_end_of_the_stream_is_ignored(path: Path) -> None
             (MAX_FRAME_BYTES + 1).to_bytes(LENGTH_BYTES, "little"),
             f"a frame of {MAX_FRAME_BYTES + 1} bytes is over the limit of {MAX_FRAME_BYTES}",
         ),
-        ((3).to_bytes(LENGTH_BYTES, "little") + b"\xc1\xc1\xc1", "MessagePack data is malformed"),
-        (frame(Lost("not a router's word")), "Invalid value 'lost'"),
-        ((0).to_bytes(LENGTH_BYTES, "little"), "Input data was truncated"),
+        (framed(b"\xc1\xc1\xc1"), "a frame of 3 bytes is no message: MessagePack data is malformed"),
+        (frame(Lost("sorry")), "a frame of 12 bytes is no message: Invalid value 'lost'"),
+        (framed(b""), "a frame of 0 bytes is no message: Input data was truncated"),
+        (framed(b"\x92\xa6cancel\xa1\xff"), "a frame of 10 bytes is no message: 'utf-8' codec can't decode"),
+        (framed(b"\x93\xa6cancel\xa1r" + b"\x91" * 5000), "a frame of 5010 bytes is no message: maximum recursion"),
     ],
-    ids=["oversize", "garbage", "an engine's message", "empty"],
+    ids=["oversize", "garbage", "an engine's message", "empty", "not utf-8", "nested too deep"],
 )
 def test_a_router_that_sends_nonsense_is_hung_up_on(
     path: Path, data: bytes, reason: str, caplog: pytest.LogCaptureFixture

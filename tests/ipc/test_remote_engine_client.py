@@ -237,8 +237,9 @@ def test_the_client_reconnects_to_a_new_engine_on_the_same_path(path: Path) -> N
         b"\x03\x00\x00\x00\xc1\xc1\xc1",
         frame(Cancel("not an engine's word")),
         b"\x00\x00\x00\x00",
+        b"\x08\x00\x00\x00\x92\xa4lost\xa1\xff",
     ],
-    ids=["oversize", "garbage", "a router's message", "empty"],
+    ids=["oversize", "garbage", "a router's message", "empty", "not utf-8"],
 )
 def test_an_engine_that_talks_nonsense_counts_as_dead(path: Path, data: bytes) -> None:
     async def test(engine: BareEngine, connection: BareConnection, client: RemoteEngineClient) -> None:
@@ -310,7 +311,8 @@ def test_a_request_is_served_by_the_engine_that_replaces_a_lost_one(path: Path) 
         client.submit(make_request("a", P, 4000), sink)
         while not sink.tokens:
             await sink.next_event()
-        first.stop()
+        # On a thread: the server writes until its router has read all.
+        await asyncio.to_thread(first.stop)
         assert (await sink.to_end())[-1] == FailEvent("a", "the test is over")
         path.unlink()
         second = ServedEngine(path, Gated(make_limits()), make_limits())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openvino as ov
 import pytest
-from cpu_helpers import load_tiny
+from cpu_helpers import limits, load_tiny
 
 from ranvier.errors import OptionError
 from ranvier.models import PackedWeights, SafetensorsCheckpoint, WeightPlan, spec_of, write_weights
@@ -60,8 +60,21 @@ def test_a_kv_cache_that_does_not_fit_is_refused_with_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ranvier.errors import SetupError
-    from ranvier.targets.cpu import programs
+    from ranvier.targets.cpu import memory
 
-    monkeypatch.setattr(programs, "_available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(SetupError, match=r"the KV cache needs .* lower `--max-batch-size`"):
         load_tiny(tmp_path, TinyModel())
+
+
+@pytest.mark.parametrize("kv", ["float32", "u8"])
+def test_the_memory_claimed_beforehand_is_what_the_compiled_model_asks_for(tmp_path: Path, kv: str) -> None:
+    """Were it less, pieces of it would be claimed late; were it more, they would be wasted."""
+    from ranvier.targets.cpu.programs import _expected_kv_bytes
+
+    model = TinyModel()
+    programs = load_tiny(tmp_path, model, kv=kv)
+    spec = spec_of(SafetensorsCheckpoint(tmp_path / "checkpoint").config)
+    precision = resolve_precision(ov.Core(), "float32", kv)
+    claimed = sum(cache.nbytes for cache in programs._caches)
+    assert claimed == _expected_kv_bytes(spec, limits(), precision)

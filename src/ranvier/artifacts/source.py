@@ -33,9 +33,11 @@ def locate(model_id: str) -> ModelSource:
     """Find what a model id names, without the network. Raises `ModelError` with what would work."""
     if model_id.startswith(PACKAGE_PREFIX):
         return ModelSource("gguf", _package_file(model_id.removeprefix(PACKAGE_PREFIX)), model_id)
-    # From os.path: these take any text, whereas pathlib raises for names that are too long or homes that are unknown.
+    if not model_id or "\0" in model_id:
+        raise ModelError(f"`model_id` {model_id}: no such file or directory; give {_WAYS}")
+    # From os.path: these take any other text; pathlib raises for names that are too long or homes that are unknown.
     path = Path(os.path.expanduser(model_id))
-    if model_id and os.path.isdir(path):
+    if os.path.isdir(path):
         return _directory(path, model_id)
     if os.path.isfile(path):
         if path.suffix == ".gguf":

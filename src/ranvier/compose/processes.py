@@ -47,12 +47,14 @@ async def run_router(plan: ServePlan) -> None:
         RemoteEngineClient.connect(Path(plan.socket_path), router.StepRecorder(metrics, plan.limits))
     )
     stopping = asyncio.ensure_future(stop.wait())
+    # Meanwhile the engine loads.
+    text = router.load_text(plan)
     await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not connecting.done():
         connecting.cancel()
         return
     stopping.cancel()
-    await router.serve(plan, router.build_service(plan, connecting.result(), metrics), stop)
+    await router.serve(plan, router.build_service(plan, text, connecting.result(), metrics), stop)
 
 
 async def run_single(plan: ServePlan) -> None:
@@ -66,7 +68,7 @@ async def run_single(plan: ServePlan) -> None:
     engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
     _log.info("engine warm", extra=info.details)
     client = LocalEngineClient(engine, info, router.StepRecorder(metrics, plan.limits), programs.release)
-    await router.serve(plan, router.build_service(plan, client, metrics), stop)
+    await router.serve(plan, router.build_service(plan, router.load_text(plan), client, metrics), stop)
 
 
 def end_with_parent(descriptor: int) -> None:

@@ -18,7 +18,7 @@ from ranvier.compose.plan import ServePlan
 from ranvier.compose.ports import open_port
 from ranvier.core import EngineClient, Limits, StepStats
 from ranvier.observability import ServerMetrics
-from ranvier.service import GenerationService, ServiceLimits, load_model_text
+from ranvier.service import GenerationService, ModelText, ServiceLimits, load_model_text
 
 _log = logging.getLogger(__name__)
 
@@ -26,11 +26,15 @@ _DRAIN_POLL_S = 0.05
 _KEEP_ALIVE_S = 75
 
 
-def build_service(plan: ServePlan, engine: EngineClient, metrics: ServerMetrics) -> GenerationService:
-    """The use case over an engine and an artifact's text files."""
-    config = plan.launcher_config()
+def load_text(plan: ServePlan) -> ModelText:
+    """The artifact's text files. Raises a `SetupError`."""
     artifact = open_artifact(Path(plan.artifact_directory))
-    text = load_model_text(artifact.directory, artifact.manifest.model_id, artifact.manifest.revision)
+    return load_model_text(artifact.directory, artifact.manifest.model_id, artifact.manifest.revision)
+
+
+def build_service(plan: ServePlan, text: ModelText, engine: EngineClient, metrics: ServerMetrics) -> GenerationService:
+    """The use case over an engine."""
+    config = plan.launcher_config()
     limits = ServiceLimits(
         max_concurrent_requests=config.max_concurrent_requests,
         max_best_of=config.max_best_of,

@@ -7,27 +7,26 @@ import contextlib
 import logging
 from pathlib import Path
 
-import msgspec
-
 from ranvier.core import EngineInfo, EngineRequest, EventSink
 from ranvier.core.dispatch import Dispatcher
 from ranvier.core.ports import StatsSink
 from ranvier.errors import UnhealthyError
 from ranvier.ipc.messages import (
     LENGTH_BYTES,
-    MAX_FRAME_BYTES,
     Cancel,
+    FrameError,
     FromEngine,
     Hello,
     StepFrame,
+    body_length,
     frame,
-    from_engine_decoder,
+    from_engine,
     submit_frame,
 )
 
 _log = logging.getLogger(__name__)
 
-_RETRY_S = 0.1
+_RETRY_S = 0.02
 _DIED = "the engine process died; the request can be sent again"
 
 
@@ -95,7 +94,7 @@ class RemoteEngineClient:
                 continue
             try:
                 await self._listen(reader, writer)
-            except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
+            except (asyncio.IncompleteReadError, OSError, FrameError) as error:
                 _log.error("the engine's connection broke: %s", error)
             finally:
                 writer.close()
@@ -103,10 +102,8 @@ class RemoteEngineClient:
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
-            if length > MAX_FRAME_BYTES:
-                raise ConnectionError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-            self._arrive(from_engine_decoder.decode(await reader.readexactly(length)), writer)
+            length = body_length(await reader.readexactly(LENGTH_BYTES))
+            self._arrive(from_engine(await reader.readexactly(length)), writer)
 
     def _arrive(self, message: FromEngine, writer: asyncio.StreamWriter) -> None:
         if isinstance(message, StepFrame):

@@ -6,6 +6,7 @@ One `StepFrame` carries everything a step has to say, so that a step costs one w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +29,7 @@ from ranvier.core import (
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 256 * 2**20
 
+_Message = TypeVar("_Message")
 Top = tuple[tuple[int, float], ...]
 
 
@@ -100,15 +102,45 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
 FromEngine = Hello | StepFrame | Lost
 ToEngine = Submit | Cancel
 
-encoder = msgspec.msgpack.Encoder()
-from_engine_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
-to_engine_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_encoder = msgspec.msgpack.Encoder()
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+
+
+class FrameError(Exception):
+    """What came over the socket is too long for a frame, or no message of its direction."""
 
 
 def frame(message: FromEngine | ToEngine) -> bytes:
     """A message as it goes over the socket."""
-    body = encoder.encode(message)
+    body = _encoder.encode(message)
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
+def body_length(head: bytes) -> int:
+    """Bytes that follow the first `LENGTH_BYTES` of a frame. Raises `FrameError` over `MAX_FRAME_BYTES`."""
+    length = int.from_bytes(head, "little")
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return length
+
+
+def from_engine(body: bytes) -> FromEngine:
+    """The message in a frame's body. Raises `FrameError`."""
+    return _decoded(_from_engine, body)
+
+
+def to_engine(body: bytes) -> ToEngine:
+    """The message in a frame's body. Raises `FrameError`."""
+    return _decoded(_to_engine, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Message], body: bytes) -> _Message:
+    try:
+        return decoder.decode(body)
+    # Text that is not UTF-8 and nesting without end raise errors that are not msgspec's.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise FrameError(f"a frame of {len(body)} bytes is no message: {error}") from error
 
 
 def step_frame(events: Iterable[Event], stats: StepStats | None) -> StepFrame:

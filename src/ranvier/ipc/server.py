@@ -11,19 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from ranvier.core import EngineInfo, EngineRequest, Event, StepStats
 from ranvier.ipc.messages import (
     LENGTH_BYTES,
-    MAX_FRAME_BYTES,
+    FrameError,
     FromEngine,
     Lost,
     Submit,
+    body_length,
     frame,
     hello_frame,
     step_frame,
-    to_engine_decoder,
+    to_engine,
 )
 
 _log = logging.getLogger(__name__)
@@ -116,12 +115,12 @@ class EngineServer:
         try:
             with connection.makefile("rb") as stream:
                 while (body := _read_frame(stream.read)) is not None:
-                    message = to_engine_decoder.decode(body)
+                    message = to_engine(body)
                     if isinstance(message, Submit):
                         commands.submit(message.to_request())
                     else:
                         commands.cancel(message.request_id)
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, FrameError) as error:
             _log.warning("the router's connection broke: %s", error)
         gone.set()
         # Wakes the writer, which then sees that nobody reads any more.
@@ -139,8 +138,6 @@ def _read_frame(read: Callable[[int], bytes]) -> bytes | None:
     head = read(LENGTH_BYTES)
     if len(head) < LENGTH_BYTES:
         return None
-    length = int.from_bytes(head, "little")
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    length = body_length(head)
     body = read(length)
     return body if len(body) == length else None

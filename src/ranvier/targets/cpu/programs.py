@@ -16,12 +16,15 @@ from ranvier.models import DecoderSpec, PackedWeights
 from ranvier.sampling import HostSampler
 from ranvier.targets.cpu.blocks import BlockTable
 from ranvier.targets.cpu.graph import STEP_INPUTS, build_decoder
-from ranvier.targets.cpu.ops import BLOCK_TOKENS
+from ranvier.targets.cpu.memory import Arena, Bytes, require_memory
+from ranvier.targets.cpu.ops import BLOCK_TOKENS, Constants
 from ranvier.targets.cpu.precision import Precision, resolve_precision
 
 OPENVINO_RELEASE = "2026.4.1"
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "u8": "u8"}
 _ELEMENT_BYTES = {Type.f32: 4, Type.bf16: 2, Type.u8: 1, Type.f16: 2}
+_U8_EXTRA = 8
+"""Rows or columns by which 8-bit caches are larger: the scales live in them."""
 _CAPABILITIES = Capabilities(mixed_steps=True, chunk_multiple=BLOCK_TOKENS, prefix_sharing=True)
 
 Ints = npt.NDArray[np.int32]
@@ -45,6 +48,9 @@ def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: Cpu
         raise SetupError(f"the cpu target is written for openvino {OPENVINO_RELEASE}; {ov.__version__} is installed")
     core = ov.Core()
     precision = resolve_precision(core, options.dtype, options.kv_cache_dtype)
+    kv_bytes = _expected_kv_bytes(spec, limits, precision)
+    require_memory(kv_bytes, limits.batch_size * limits.sequence_length)
+    arena = Arena(kv_bytes)
     model, constants = build_decoder(spec, PackedWeights(weights_path), limits.sequence_length)
     config: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -58,24 +64,23 @@ def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: Cpu
     if options.num_threads:
         config["INFERENCE_NUM_THREADS"] = options.num_threads
     compiled = core.compile_model(model, "CPU", config)
-    return CpuPrograms(compiled, limits, precision, kept=[constants])
+    return CpuPrograms(compiled, limits, precision, arena, constants)
 
 
 class CpuPrograms:
     """A compiled decoder with its KV cache. Owned by one thread."""
 
     def __init__(
-        self, compiled: ov.CompiledModel, limits: Limits, precision: Precision, kept: list[object] | None = None
+        self, compiled: ov.CompiledModel, limits: Limits, precision: Precision, arena: Arena, constants: Constants
     ) -> None:
-        self._kept = list(kept or ())
+        self._constants = constants
         self._precision = precision
-        blocks_per_slot = -(-limits.sequence_length // BLOCK_TOKENS)
-        self._blocks = BlockTable(limits.batch_size, blocks_per_slot)
-        self._spare_block = limits.batch_size * blocks_per_slot
+        self._spare_block = _num_blocks(limits) - 1
+        self._blocks = BlockTable(limits.batch_size, self._spare_block // limits.batch_size)
         self._threads = compiled.get_property("INFERENCE_NUM_THREADS")
         self._request = compiled.create_infer_request()
         self._ports = {name: compiled.input(name) for name in STEP_INPUTS}
-        self._caches = _claim_caches(compiled, self._request, self._spare_block + 1)
+        self._caches = _claim_caches(compiled, self._request, self._spare_block + 1, arena)
         self._sampler = HostSampler()
 
     @property
@@ -145,9 +150,8 @@ class CpuPrograms:
 
     def release(self) -> None:
         """Drop the model and the KV cache."""
-        del self._request
+        del self._request, self._constants
         self._caches.clear()
-        self._kept.clear()
 
     def check(self) -> None:
         """Assert the block table's invariant."""
@@ -166,35 +170,25 @@ def _offsets(lengths: list[int]) -> Ints:
     return offsets
 
 
-def _claim_caches(compiled: ov.CompiledModel, request: ov.InferRequest, num_blocks: int) -> list[npt.NDArray[np.uint8]]:
-    """Allocate and touch every block, so that memory cannot run out later; set them on the request once."""
-    ports = compiled.inputs[len(STEP_INPUTS) :]
-    shapes = [[num_blocks, *(dim.get_length() for dim in list(port.partial_shape)[1:])] for port in ports]
-    sizes = [int(np.prod(shape)) * _ELEMENT_BYTES[port.element_type] for shape, port in zip(shapes, ports, strict=True)]
-    _require_memory(sum(sizes), num_blocks)
+def _expected_kv_bytes(spec: DecoderSpec, limits: Limits, precision: Precision) -> int:
+    """What the cache will take by the shapes seen so far; the compiled model has the last word."""
+    rows, width, extra = BLOCK_TOKENS, spec.head_dim, _U8_EXTRA if precision.kv == "u8" else 0
+    values = (rows + extra) * width + rows * (width + extra)
+    num_bytes = {"u8": 1, "bfloat16": 2, "float32": 4}[precision.kv]
+    return spec.num_layers * _num_blocks(limits) * spec.num_kv_heads * values * num_bytes
+
+
+def _num_blocks(limits: Limits) -> int:
+    """Blocks of all slots, and one for the token that keeps a lone one company."""
+    return limits.batch_size * -(-limits.sequence_length // BLOCK_TOKENS) + 1
+
+
+def _claim_caches(compiled: ov.CompiledModel, request: ov.InferRequest, num_blocks: int, arena: Arena) -> list[Bytes]:
+    """Set a piece of the arena on the request for each cache port; the request keeps them for good."""
     caches = []
-    for port, shape, size in zip(ports, shapes, sizes, strict=True):
-        memory = np.empty(size, np.uint8)
-        memory.fill(0)
+    for port in compiled.inputs[len(STEP_INPUTS) :]:
+        shape = [num_blocks, *(dim.get_length() for dim in list(port.partial_shape)[1:])]
+        memory = arena.take(int(np.prod(shape)) * _ELEMENT_BYTES[port.element_type])
         request.set_tensor(port, ov.Tensor(memory, ov.Shape(shape), port.element_type))
         caches.append(memory)
     return caches
-
-
-def _require_memory(needed_bytes: int, num_blocks: int) -> None:
-    available = _available_bytes()
-    if available is not None and needed_bytes > available:
-        raise SetupError(
-            f"the KV cache needs {needed_bytes / 2**30:.1f} GiB for {num_blocks * BLOCK_TOKENS} tokens, "
-            f"{available / 2**30:.1f} GiB are available; lower `--max-batch-size` or `--max-total-tokens`, "
-            "or use `--kv-cache-dtype u8`"
-        )
-
-
-def _available_bytes() -> int | None:
-    """Memory that can be had without swapping, where the system tells (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
