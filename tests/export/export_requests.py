@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ranvier.artifacts import ModelSource, locate
-from ranvier.export import ExportRequest
+from ranvier.artifacts import ExportRequest, ModelSource, locate
 from tiny_checkpoints import TinyModel
 
 MODEL = TinyModel(num_layers=1)

@@ -126,7 +126,8 @@ EXPORTER = """
 import sys
 from pathlib import Path
 from ranvier.artifacts import Store, locate
-from ranvier.export import ExportRequest, export_to_store
+from ranvier.artifacts import ExportRequest
+from ranvier.export import export_to_store
 request = ExportRequest(source=locate(sys.argv[1]), revision=None, target="cpu", batch_size=None, sequence_length=None,
                         quantize="none", dtype="float32", kv_cache_dtype="auto")
 print("ready", flush=True)

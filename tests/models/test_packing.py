@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -189,6 +190,25 @@ def test_only_the_first_missing_tensors_are_listed(tmp_path: Path) -> None:
         "model.layers.0.mlp.gate_proj.bias, model.layers.0.mlp.gate_proj.weight, model.layers.0.mlp.up_proj.bias "
         "and 1 more"
     )
+
+
+@pytest.mark.parametrize("layers", [27, 10**6, 10**12])
+def test_more_layers_than_there_are_tensors_are_refused_at_once(tmp_path: Path, layers: int) -> None:
+    """The names of so many layers were put together before they were compared with what is there."""
+    fake = Fake(SMALL, SMALL.weights())
+    fake.config = SMALL.config() | {"num_hidden_layers": layers}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError) as caught:
+            packed(fake, tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value) == (
+        f"the checkpoint holds {len(SMALL.shapes())} tensors, too few for the {layers} layers of its config; "
+        "it is incomplete or damaged"
+    )
+    assert peak < 1_000_000
 
 
 def test_tensors_left_over_are_listed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from ranvier.artifacts.manifest import (
     open_artifact,
     write_manifest,
 )
+from ranvier.artifacts.request import ExportRequest
 from ranvier.artifacts.source import ModelSource, locate
 from ranvier.artifacts.store import Store, digest, publish
 
@@ -15,6 +16,7 @@ __all__ = [
     "FORMAT",
     "WEIGHTS_NAME",
     "Artifact",
+    "ExportRequest",
     "Manifest",
     "ModelSource",
     "Store",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ranvier.artifacts import Artifact, Manifest, ModelSource, Store, locate, open_artifact
+from ranvier.artifacts import Artifact, ExportRequest, Manifest, ModelSource, Store, locate, open_artifact
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, ModelError, OptionError
@@ -101,10 +101,6 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     source = find_source(config.model_id, config.revision, config.hub_cache)
     if source.kind == "artifact":
         return open_artifact(source.path)
-    # Imported here: a start from a finished artifact must not pay for the exporter.
-    from ranvier.compose.exporting import Reporter
-    from ranvier.export import ExportRequest, export_to_store
-
     request = ExportRequest(
         source=source,
         revision=config.revision,
@@ -115,13 +111,21 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
     )
-    return export_to_store(request, Store(Path(config.artifact_cache)), Reporter(as_json=config.json_output))
+    store = Store(Path(config.artifact_cache))
+    found = store.find(request.name, request.key())
+    if found is not None:
+        return found
+    # Imported here: a start from a finished artifact must not pay for the exporter.
+    from ranvier.compose.exporting import Reporter
+    from ranvier.export import export_to_store
+
+    return export_to_store(request, store, Reporter(as_json=config.json_output))
 
 
 def export_artifact(config: ExportConfig) -> Artifact:
     """Carry out `ranvier export`. Raises a `SetupError`."""
     from ranvier.compose.exporting import Reporter
-    from ranvier.export import ExportRequest, export
+    from ranvier.export import export
 
     request = ExportRequest(
         source=find_source(config.model_id, config.revision, None),

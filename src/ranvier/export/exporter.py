@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ranvier import __version__
@@ -14,6 +13,7 @@ from ranvier.artifacts import (
     FORMAT,
     WEIGHTS_NAME,
     Artifact,
+    ExportRequest,
     Manifest,
     ModelSource,
     Store,
@@ -29,8 +29,6 @@ from ranvier.text import Tokenizer, tokenizer_config_from_gguf, tokenizer_json_f
 
 DEFAULT_BATCH_SIZE = 16
 DEFAULT_SEQUENCE_LENGTH = 2048
-PACKING = "1"
-"""Raised when the same options give another weights file, so that stored ones are not taken for it."""
 
 _TEXT_FILES = (
     "tokenizer.json",
@@ -43,46 +41,9 @@ _TEXT_FILES = (
 _QUANTIZE: tuple[Quantize, ...] = ("none", "auto", "int8", "int4")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRequest:
-    """What to make. `source` is local; None limits take the defaults, cut to what the model was made for."""
-
-    source: ModelSource
-    revision: str | None
-    target: str
-    batch_size: int | None
-    sequence_length: int | None
-    quantize: str
-    dtype: str
-    kv_cache_dtype: str
-
-    def weights_fields(self) -> dict[str, str]:
-        """What the weights file depends on."""
-        return {"source": _identity(self.source), "quantize": self.quantize, "dtype": self.dtype, "packing": PACKING}
-
-    def key(self) -> dict[str, str]:
-        """What the artifact depends on."""
-        return self.weights_fields() | {
-            "target": self.target,
-            "batch_size": str(self.batch_size or "default"),
-            "sequence_length": str(self.sequence_length or "default"),
-            "kv_cache_dtype": self.kv_cache_dtype,
-        }
-
-
-def _identity(source: ModelSource) -> str:
-    """The files by name, size and time of change: cheap, and different after any usual edit."""
-    if source.path.is_dir():
-        files = sorted(path for path in source.path.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
-    else:
-        files = [source.path]
-    stats = [(path, path.stat()) for path in files]
-    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
-
-
 def export_to_store(request: ExportRequest, store: Store, progress: Progress) -> Artifact:
     """The stored artifact for a request, made now if it is not there."""
-    name, key = Path(request.source.model_id).name, request.key()
+    name, key = request.name, request.key()
     found = store.find(name, key)
     if found is not None:
         return found

@@ -8,16 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from gguf import quants as gguf_quants
 
 from ranvier.errors import ModelError
 from ranvier.models.weights import Array, Dense, FloatArray, Int4, Int8, Weight, pack_nibbles
 
 _BLOCK = 32
+_MAX_ENTRIES = 1 << 22
+"""Of an array in the metadata; the largest vocabularies have a few hundred thousand tokens and merges."""
+
 _TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -184,9 +188,29 @@ class GgufCheckpoint:
         return float(str(np.float32(value)))
 
 
+class _BoundedReader(GGUFReader):  # type: ignore[misc]  # the package is read untyped
+    """The package's reader, made to stop where the file does.
+
+    It takes what lies beyond the end as empty: a damaged length would keep it busy with entries of no bytes.
+    """
+
+    def _get(self, offset: int, dtype: npt.DTypeLike, count: int = 1, override_order: str | None = None) -> Array:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("a length points beyond the end of the file")
+        values: Array = super()._get(offset, dtype, count, override_order)
+        return values
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type == GGUFValueType.ARRAY:
+            count = int(self._get(orig_offs + 4, np.uint64)[0])
+            if count > _MAX_ENTRIES:
+                raise ValueError(f"an array of {count} entries")
+        return super()._get_field_parts(orig_offs, raw_type)
+
+
 def _open(path: Path) -> GGUFReader:
     try:
-        return GGUFReader(path)
+        return _BoundedReader(path)
     except FileNotFoundError:
         raise ModelError(f"cannot read {path}: no such file") from None
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError, UnicodeDecodeError) as error:

@@ -65,8 +65,14 @@ def write_weights(checkpoint: Checkpoint, plan: WeightPlan, path: Path, progress
 def _matched_names(checkpoint: Checkpoint) -> dict[str, str]:
     family = family_of(checkpoint.config)
     spec = family.spec_from_config(checkpoint.config)
-    names: dict[str, str] = family.weight_names(spec)
     there = checkpoint.names()
+    # Before the names are put together: a damaged count of layers would keep this busy until memory runs out.
+    if spec.num_layers > len(there):
+        raise ModelError(
+            f"the checkpoint holds {len(there)} tensors, too few for the {spec.num_layers} layers of its config; "
+            "it is incomplete or damaged"
+        )
+    names: dict[str, str] = family.weight_names(spec)
     missing = sorted(set(names.values()) - there)
     if missing:
         raise ModelError(f"the checkpoint lacks {len(missing)} tensors: {_listed(missing)}")
