@@ -285,6 +285,20 @@ def test_step_stats_count_tokens_slots_and_the_queue() -> None:
     assert figures == [(9, 0, 2, 1, 2), (0, 2, 1, 1, 0), (9, 1, 2, 0, 1)]
 
 
+def test_a_prompt_of_one_token_counts_as_prefilled() -> None:
+    stats = submitted(make_engine(), ("one", [5], 2)).step().stats
+    assert (stats.num_prefill_tokens, stats.num_decode_tokens) == (1, 0)
+
+
+def test_figures_without_a_step_tell_queue_and_slots_only() -> None:
+    engine = submitted(make_engine(limits=make_limits(batch_size=1)), ("p", P, 4), ("q", Q, 4), ("l", L, 4))
+    assert engine.step().stats.is_step
+    engine.cancel("p")
+    stats = engine.idle_stats()
+    assert not stats.is_step
+    assert (stats.duration_s, stats.num_slots_used, stats.num_waiting, stats.num_started) == (0.0, 0, 2, 0)
+
+
 def test_reused_tokens_are_not_counted_as_prefilled() -> None:
     engine = make_engine()
     generate(engine, make_request("first", L, 2))

@@ -5,6 +5,7 @@ The scripted target's tokens, vocabulary 100: [5, 6, 7] gives 55, 34, 49, 15 (se
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -18,6 +19,7 @@ from ipc_helpers import (
     Gated,
     OpenClient,
     Sink,
+    guarded,
     make_info,
     make_limits,
     make_request,
@@ -55,6 +57,14 @@ class Rig:
         sink = Sink()
         self.client.submit(make_request(request_id, prompt_ids, max_new_tokens, **more), sink)
         return sink
+
+    async def step_until(self, condition: Callable[[], bool]) -> None:
+        """With a closed gate: step after step, each heard of before the next, until something holds."""
+        num_wanted = len(self.stats)
+        while not condition():
+            num_wanted += 1
+            self.programs.permit()
+            await until(lambda wanted=num_wanted: len(self.stats) >= wanted or condition())
 
 
 Conform: TypeAlias = Callable[[Callable[[Rig], Coroutine[Any, Any, None]]], None]
@@ -175,12 +185,13 @@ def test_a_sink_may_submit_the_next_request(conform: Conform) -> None:
 
 def test_a_running_request_that_is_cancelled_ends_once_and_says_nothing_more(conform: Conform) -> None:
     async def test(rig: Rig) -> None:
+        rig.programs.is_open = False
         sink = rig.submit("p", P, 4000)
-        while not sink.tokens:
-            await sink.next_event()
+        await rig.step_until(lambda: len(sink.tokens) == 2)
         rig.client.cancel("p")
-        events = await sink.to_end()
-        assert events[-1] == FinishEvent("p", "cancelled")
+        await rig.step_until(lambda: sink.num_ends > 0)
+        assert sink.events[-1] == FinishEvent("p", "cancelled")
+        rig.programs.open()
         await rig.submit("later", P, 5).to_end()
         assert [is_terminal(event) for event in sink.events] == [False] * (len(sink.events) - 1) + [True]
         assert sink.tokens[:4] == P_TOKENS[: len(sink.tokens)]
@@ -190,13 +201,16 @@ def test_a_running_request_that_is_cancelled_ends_once_and_says_nothing_more(con
 
 def test_a_waiting_request_that_is_cancelled_never_starts(conform: Conform) -> None:
     async def test(rig: Rig) -> None:
+        rig.programs.is_open = False
         running = [rig.submit(str(n), [n], 4000) for n in range(4)]
         waiting = rig.submit("waiting", P)
         rig.client.cancel("waiting")
-        assert await waiting.to_end() == [FinishEvent("waiting", "cancelled")]
-        for n, sink in enumerate(running):
+        await rig.step_until(lambda: waiting.num_ends > 0)
+        assert waiting.events == [FinishEvent("waiting", "cancelled")]
+        for n in range(4):
             rig.client.cancel(str(n))
-            assert (await sink.to_end())[-1] == FinishEvent(str(n), "cancelled")
+        await rig.step_until(lambda: all(sink.num_ends for sink in running))
+        assert [sink.events[-1] for sink in running] == [FinishEvent(str(n), "cancelled") for n in range(4)]
 
     conform(test)
 
@@ -261,10 +275,14 @@ def test_a_lost_device_fails_every_open_request_once_and_refuses_new_ones(confor
 
 def test_close_fails_what_is_open_exactly_once(conform: Conform) -> None:
     async def test(rig: Rig) -> None:
+        rig.programs.is_open = False
         sinks = [rig.submit(str(number), P, 4000) for number in range(6)]
-        while not sinks[0].tokens:
-            await sinks[0].next_event()
-        await rig.client.close()
+        await rig.step_until(lambda: bool(sinks[0].tokens))
+        closing = asyncio.ensure_future(rig.client.close())
+        # One turn, so that the close has begun before the engine's step can end.
+        await asyncio.sleep(0)
+        rig.programs.open()
+        await guarded(closing)
         for sink in sinks:
             end = sink.events[-1]
             assert isinstance(end, FailEvent)

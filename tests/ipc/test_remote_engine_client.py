@@ -23,7 +23,7 @@ from ipc_helpers import (
     until,
 )
 
-from ranvier.core import Event, FailEvent, FinishEvent, StartEvent, TokenEvent
+from ranvier.core import Event, FailEvent, FinishEvent, StartEvent, StepStats, TokenEvent
 from ranvier.errors import UnhealthyError
 from ranvier.ipc import RemoteEngineClient
 from ranvier.ipc.messages import LENGTH_BYTES, MAX_FRAME_BYTES, Cancel, Lost, frame, step_frame, submit_frame
@@ -305,15 +305,18 @@ def test_close_without_an_engine_ends_the_search_for_one(path: Path) -> None:
 
 def test_a_request_is_served_by_the_engine_that_replaces_a_lost_one(path: Path) -> None:
     async def main() -> None:
-        first = ServedEngine(path, Gated(make_limits()), make_limits())
+        programs = Gated(make_limits())
+        programs.is_open = False
+        first = ServedEngine(path, programs, make_limits())
         client = await guarded(RemoteEngineClient.connect(path, ignore))
         sink = Sink()
         client.submit(make_request("a", P, 4000), sink)
-        while not sink.tokens:
-            await sink.next_event()
-        # On a thread: the server writes until its router has read all.
-        await asyncio.to_thread(first.stop)
+        programs.permit()
+        await until(lambda: bool(sink.tokens))
+        stopping = asyncio.ensure_future(asyncio.to_thread(first.stop))
         assert (await sink.to_end())[-1] == FailEvent("a", "the test is over")
+        programs.open()
+        await guarded(stopping)
         path.unlink()
         second = ServedEngine(path, Gated(make_limits()), make_limits())
         await until(lambda: client.num_connections == 2)
@@ -331,19 +334,24 @@ def test_a_request_is_served_by_the_engine_that_replaces_a_lost_one(path: Path) 
 def test_an_engine_whose_router_went_away_cancels_its_requests_and_serves_the_next(path: Path) -> None:
     async def main() -> None:
         limits = make_limits(batch_size=1)
-        engine = ServedEngine(path, Gated(limits), limits)
+        programs = Gated(limits)
+        programs.is_open = False
+        engine = ServedEngine(path, programs, limits)
         first = await guarded(RemoteEngineClient.connect(path, ignore))
         sink = Sink()
         first.submit(make_request("long", P, 4000), sink)
-        while not sink.tokens:
-            await sink.next_event()
+        programs.permit()
+        await until(lambda: bool(sink.tokens))
         await first.close()
-        second = await guarded(RemoteEngineClient.connect(path, ignore))
-        # The one slot is free again long before 4000 tokens.
+        figures: list[StepStats] = []
+        second = await guarded(RemoteEngineClient.connect(path, figures.append))
         after = Sink()
         second.submit(make_request("b", P, 4), after)
+        programs.open()
         await after.to_end()
         assert after.tokens == P_TOKENS
+        # The step that `long` was in, and the four of `b`.
+        await until(lambda: sum(stats.is_step for stats in figures) == 5)
         await second.close()
         engine.stop()
 
