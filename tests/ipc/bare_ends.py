@@ -166,9 +166,9 @@ class Commands:
 
 
 @contextlib.contextmanager
-def serving(path: Path, commands: Commands) -> Iterator[EngineServer]:
+def serving(path: Path, commands: Commands, kind: type[EngineServer] = EngineServer) -> Iterator[EngineServer]:
     """A server on a thread; ended by `lost` at the end of the block unless it was before."""
-    server = EngineServer(path, make_info())
+    server = kind(path, make_info())
     thread = threading.Thread(target=server.serve, args=(commands,), name="server", daemon=True)
     thread.start()
     try:

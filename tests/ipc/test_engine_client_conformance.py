@@ -60,11 +60,13 @@ class Rig:
 
     async def step_until(self, condition: Callable[[], bool]) -> None:
         """With a closed gate: step after step, each heard of before the next, until something holds."""
-        num_wanted = len(self.stats)
         while not condition():
-            num_wanted += 1
-            self.programs.permit()
-            await until(lambda wanted=num_wanted: len(self.stats) >= wanted or condition())
+            await self._step(condition)
+
+    async def _step(self, condition: Callable[[], bool]) -> None:
+        num_heard = len(self.stats)
+        self.programs.permit()
+        await until(lambda: len(self.stats) > num_heard or condition())
 
 
 Conform: TypeAlias = Callable[[Callable[[Rig], Coroutine[Any, Any, None]]], None]
