@@ -153,13 +153,14 @@ def test_a_router_that_leaves_before_the_hello_does_not_end_the_server(path: Pat
         welcomed(path).close()
 
 
-def test_a_frame_cut_off_by_the_end_of_the_stream_is_ignored(path: Path) -> None:
+def test_a_frame_cut_off_by_the_end_of_the_stream_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     commands = Commands()
     with serving(path, commands):
         router = welcomed(path)
         router.send(frame(Cancel("r"))[:-1])
         router.close()
         assert commands.next_call() == ("cancel_all", "")
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
