@@ -192,9 +192,12 @@ def test_only_the_first_missing_tensors_are_listed(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("layers", [27, 10**6, 10**12])
+@pytest.mark.parametrize("layers", [20, 20_000])
 def test_more_layers_than_there_are_tensors_are_refused_at_once(tmp_path: Path, layers: int) -> None:
-    """The names of so many layers were put together before they were compared with what is there."""
+    """The names of all layers were put together before they were compared with what is there.
+
+    A damaged count may be 2**32; 20 000 layers are enough to tell, and few enough to fail and not to hang.
+    """
     fake = Fake(SMALL, SMALL.weights())
     fake.config = SMALL.config() | {"num_hidden_layers": layers}
     tracemalloc.start()
