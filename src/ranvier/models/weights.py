@@ -103,6 +103,15 @@ def unpack_nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return codes
 
 
+def in_memory(weight: Weight) -> Weight:
+    """The same weight in memory of its own, apart from the file it was mapped from."""
+    if isinstance(weight, Dense):
+        return Dense(weight.values.copy())
+    if isinstance(weight, Int8):
+        return Int8(weight.codes.copy(), weight.scales.copy())
+    return Int4(weight.codes.copy(), weight.scales.copy(), weight.zeros.copy())
+
+
 def concat_rows(parts: list[Weight]) -> Weight | None:
     """The parts stacked by rows as one weight, or None when they are held in different forms."""
     if len({_form(part) for part in parts}) != 1:

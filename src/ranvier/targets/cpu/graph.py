@@ -13,7 +13,7 @@ import openvino.opset13 as op
 from openvino import Type
 
 from ranvier.models import DecoderSpec, PackedWeights
-from ranvier.models.weights import Array, FloatArray, concat_rows, dequantize
+from ranvier.models.weights import Array, FloatArray, concat_rows, dequantize, in_memory
 from ranvier.targets.cpu import ops
 from ranvier.targets.cpu.ops import Constants, Node
 
@@ -35,7 +35,9 @@ class _Builder:
 
     def build(self) -> tuple[ov.Model, Constants]:
         spec = self._spec
-        table = self._constants.matrix(self._weights.read("embed"))
+        # Read while serving, row by row: from a mapped file each new row could cost a page fault, and a file that
+        # somebody cuts short would end the process. Other matrices are repacked when the model is compiled.
+        table = self._constants.matrix(in_memory(self._weights.read("embed")))
         x_TD = op.gather(table, self._inputs["ids"], op.constant(np.int64(0)))
         for layer in range(spec.num_layers):
             x_TD = self._layer(x_TD, f"layers.{layer}.")
