@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,6 @@ from ranvier.core import (
     EngineRequest,
     Event,
     Limits,
-    SamplingParams,
     SamplingRow,
     StepPlan,
     StepResult,
@@ -21,23 +20,7 @@ from ranvier.core import (
 from ranvier.engine import Engine
 from ranvier.targets import Programs
 from ranvier.targets.scripted import ScriptedPrograms
-
-VOCAB_SIZE = 100
-
-GUARD_S = 20.0
-"""No wait in a test takes this long unless something is broken."""
-
-
-def make_request(
-    request_id: str, prompt_ids: Iterable[int], max_new_tokens: int = 3, eos: Iterable[int] = (), **sampling: Any
-) -> EngineRequest:
-    return EngineRequest(
-        request_id=request_id,
-        prompt_ids=tuple(prompt_ids),
-        max_new_tokens=max_new_tokens,
-        eos_token_ids=frozenset(eos),
-        sampling=SamplingParams(**sampling),
-    )
+from scripted_requests import GUARD_S, VOCAB_SIZE
 
 
 def make_limits(
@@ -91,15 +74,6 @@ def events_of(events: Iterable[Event], request_id: str) -> list[Event]:
 
 def tokens_of(events: Iterable[Event], request_id: str) -> list[int]:
     return [event.token_id for event in events_of(events, request_id) if isinstance(event, TokenEvent)]
-
-
-def scripted_tokens(prompt_ids: Sequence[int], num_tokens: int) -> list[int]:
-    """What `ScriptedPrograms` promises for a greedy request, straight from the formulas of its docstring."""
-    ids = list(prompt_ids)
-    ids.append((3 * sum(ids) + 1) % VOCAB_SIZE)
-    while len(ids) < len(prompt_ids) + num_tokens:
-        ids.append((ids[-1] + 2 * (len(ids) - 1) + sum(ids)) % VOCAB_SIZE)
-    return ids[len(prompt_ids) :]
 
 
 class WrappedPrograms:

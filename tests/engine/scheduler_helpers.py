@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence as ReadOnlySequence
 
-from engine_helpers import make_limits, make_request
+from engine_helpers import make_limits
 
 from ranvier.core import Capabilities, PrefixShare, StepPlan
 from ranvier.engine.scheduler import Scheduler
 from ranvier.engine.sequence import Sequence
+from scripted_requests import make_request
 
 Layout = list[tuple[str, int, int]]
 """(request, start, number of tokens) of each chunk, in the plan's order."""

@@ -22,20 +22,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from engine_helpers import (
-    events_of,
-    generate,
-    make_engine,
-    make_limits,
-    make_request,
-    run_to_end,
-    scripted_tokens,
-    step,
-    tokens_of,
-)
+from engine_helpers import events_of, generate, make_engine, make_limits, run_to_end, step, tokens_of
 
 from ranvier.core import Event, FailEvent, FinishEvent, StartEvent, TokenEvent
 from ranvier.engine import Engine
+from scripted_requests import make_request, scripted_tokens
 
 P, P_TOKENS = [5, 6, 7], [55, 34, 49, 15]
 Q, Q_TOKENS = [1, 2, 3, 4, 5, 6], [64, 61, 21, 4]

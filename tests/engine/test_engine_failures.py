@@ -10,23 +10,12 @@ from collections.abc import Iterable
 from functools import partial
 
 import pytest
-from engine_helpers import (
-    Faulty,
-    NotFinite,
-    events_of,
-    generate,
-    make_engine,
-    make_limits,
-    make_request,
-    run_to_end,
-    scripted_tokens,
-    step,
-    tokens_of,
-)
+from engine_helpers import Faulty, NotFinite, events_of, generate, make_engine, make_limits, run_to_end, step, tokens_of
 
 from ranvier.core import Event, FailEvent, SamplingRow, StartEvent
 from ranvier.engine import DeviceLostError, Engine
 from ranvier.engine.engine import MAX_FAILED_STEPS
+from scripted_requests import make_request, scripted_tokens
 
 FAULT = 13
 P, P_TOKENS = [5, 6, 7], [55, 34, 49, 15]

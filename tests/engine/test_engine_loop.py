@@ -9,11 +9,12 @@ import queue
 import threading
 
 import pytest
-from engine_helpers import GUARD_S, Gated, events_of, make_engine, make_limits, make_request, scripted_tokens, tokens_of
+from engine_helpers import Gated, events_of, make_engine, make_limits, tokens_of
 
 from ranvier.core import Event, FailEvent, FinishEvent, StartEvent, StepStats, is_terminal
 from ranvier.engine import Engine, EngineLoop
 from ranvier.targets import Programs
+from scripted_requests import GUARD_S, make_request, scripted_tokens
 
 P, P_TOKENS = [5, 6, 7], [55, 34, 49, 15]
 FAULT = 13

@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from engine_helpers import (
-    Faulty,
-    events_of,
-    generate,
-    make_engine,
-    make_limits,
-    make_request,
-    step,
-)
+from engine_helpers import Faulty, events_of, generate, make_engine, make_limits, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +22,7 @@ from ranvier.core import (
 )
 from ranvier.engine import Engine
 from ranvier.targets import Programs
+from scripted_requests import make_request
 
 SEQUENCE_LENGTH = 32
 MAX_INPUT_TOKENS = 24

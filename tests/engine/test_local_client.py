@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from engine_helpers import GUARD_S, Gated, make_limits, make_request
+from engine_helpers import Gated, make_limits
 
 from ranvier.core import Capabilities, EngineInfo, Event, FailEvent, is_terminal
 from ranvier.engine import Engine, LocalEngineClient
 from ranvier.targets.scripted import ScriptedPrograms
+from scripted_requests import GUARD_S, make_request
 
 INFO = EngineInfo(
     target="scripted",

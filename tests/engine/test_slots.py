@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence as ReadOnlySequence
 
 import pytest
-from engine_helpers import make_request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ranvier.core import PrefixShare
 from ranvier.engine.sequence import Sequence
 from ranvier.engine.slots import Placement, Slots
+from scripted_requests import make_request
 
 TEN = tuple(range(10, 20))
 

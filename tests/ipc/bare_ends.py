@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from ipc_helpers import GUARD_S, guarded, make_info
+from ipc_helpers import guarded, make_info
 
 from ranvier.core import EngineInfo, EngineRequest
 from ranvier.core.ports import StatsSink
@@ -24,6 +24,7 @@ from ranvier.ipc.messages import (
     hello_frame,
     to_engine,
 )
+from scripted_requests import GUARD_S
 
 
 class BareEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -13,10 +13,8 @@ from ranvier.core import (
     Capabilities,
     EngineClient,
     EngineInfo,
-    EngineRequest,
     Event,
     Limits,
-    SamplingParams,
     StepPlan,
     StepResult,
     StepStats,
@@ -27,11 +25,9 @@ from ranvier.core.ports import StatsSink
 from ranvier.engine import Engine, EngineLoop, LocalEngineClient
 from ranvier.ipc import EngineServer, RemoteEngineClient
 from ranvier.targets.scripted import ScriptedPrograms
+from scripted_requests import GUARD_S
 
 T = TypeVar("T")
-
-GUARD_S = 20.0
-"""No wait in a test takes this long unless something is broken."""
 
 FAULT = 1000
 """A prompt with this token makes its step fail; it is outside the vocabulary, so none is generated."""
@@ -55,18 +51,6 @@ async def until(condition: Callable[[], bool]) -> None:
     await guarded(turn())
 
 
-def make_request(
-    request_id: str, prompt_ids: Iterable[int], max_new_tokens: int = 3, eos: Iterable[int] = (), **sampling: Any
-) -> EngineRequest:
-    return EngineRequest(
-        request_id=request_id,
-        prompt_ids=tuple(prompt_ids),
-        max_new_tokens=max_new_tokens,
-        eos_token_ids=frozenset(eos),
-        sampling=SamplingParams(**sampling),
-    )
-
-
 def make_limits(*, batch_size: int = 4, sequence_length: int = 4096) -> Limits:
     return Limits(
         batch_size=batch_size,
@@ -83,16 +67,6 @@ def make_info(target: str = "scripted", limits: Limits | None = None) -> EngineI
         capabilities=Capabilities(mixed_steps=True, chunk_multiple=4, prefix_sharing=True),
         details={"vocab_size": "100"},
     )
-
-
-def scripted_tokens(prompt_ids: Iterable[int], num_tokens: int) -> list[int]:
-    """The formulas of the scripted target's docstring, for a vocabulary of 100."""
-    ids = list(prompt_ids)
-    num_prompt = len(ids)
-    ids.append((3 * sum(ids) + 1) % 100)
-    while len(ids) < num_prompt + num_tokens:
-        ids.append((ids[-1] + 2 * (len(ids) - 1) + sum(ids)) % 100)
-    return ids[num_prompt:]
 
 
 def make_stats() -> StepStats:

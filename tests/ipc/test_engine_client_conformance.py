@@ -22,11 +22,9 @@ from ipc_helpers import (
     guarded,
     make_info,
     make_limits,
-    make_request,
     open_local,
     open_remote,
     run_async,
-    scripted_tokens,
     until,
 )
 
@@ -41,6 +39,7 @@ from ranvier.core import (
 )
 from ranvier.engine import Engine
 from ranvier.errors import UnhealthyError
+from scripted_requests import make_request, scripted_tokens
 
 P, P_TOKENS = [5, 6, 7], [55, 34, 49, 15]
 

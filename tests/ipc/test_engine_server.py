@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bare_ends import BareRouter, Commands, serving
-from ipc_helpers import GUARD_S, make_info, make_request, make_stats
+from ipc_helpers import make_info, make_stats
 
 from ranvier.core import Event, FinishEvent, StartEvent, TokenEvent
 from ranvier.ipc import EngineServer
@@ -23,6 +23,7 @@ from ranvier.ipc.messages import (
     step_frame,
     submit_frame,
 )
+from scripted_requests import GUARD_S, make_request
 
 HELLO = hello_frame(make_info())
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from ipc_helpers import make_info, make_request
+from ipc_helpers import make_info
 
 from ranvier.core import (
     Capabilities,
@@ -43,6 +43,7 @@ from ranvier.ipc.messages import (
     submit_frame,
     to_engine,
 )
+from scripted_requests import make_request
 
 T = TypeVar("T")
 

@@ -10,23 +10,13 @@ from typing import Any, TypeAlias
 
 import pytest
 from bare_ends import BareConnection, BareEngine, bare_pair
-from ipc_helpers import (
-    Gated,
-    ServedEngine,
-    Sink,
-    guarded,
-    make_info,
-    make_limits,
-    make_request,
-    make_stats,
-    run_async,
-    until,
-)
+from ipc_helpers import Gated, ServedEngine, Sink, guarded, make_info, make_limits, make_stats, run_async, until
 
 from ranvier.core import Event, FailEvent, FinishEvent, StartEvent, StepStats, TokenEvent
 from ranvier.errors import UnhealthyError
 from ranvier.ipc import RemoteEngineClient
 from ranvier.ipc.messages import LENGTH_BYTES, MAX_FRAME_BYTES, Cancel, Lost, frame, step_frame, submit_frame
+from scripted_requests import make_request
 
 DIED = "the engine process died; the request can be sent again"
 P, P_TOKENS = [5, 6, 7], [55, 34, 49, 15]

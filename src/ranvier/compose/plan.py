@@ -101,16 +101,7 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     source = find_source(config.model_id, config.revision, config.hub_cache)
     if source.kind == "artifact":
         return open_artifact(source.path)
-    request = ExportRequest(
-        source=source,
-        revision=config.revision,
-        target=config.target,
-        batch_size=config.max_batch_size,
-        sequence_length=config.max_total_tokens,
-        quantize=config.quantize,
-        dtype=config.dtype,
-        kv_cache_dtype=config.kv_cache_dtype,
-    )
+    request = _request(config, source, config.max_batch_size, config.max_total_tokens)
     store = Store(Path(config.artifact_cache))
     found = store.find(request.name, request.key())
     if found is not None:
@@ -127,14 +118,21 @@ def export_artifact(config: ExportConfig) -> Artifact:
     from ranvier.compose.exporting import Reporter
     from ranvier.export import export
 
-    request = ExportRequest(
-        source=find_source(config.model_id, config.revision, None),
+    source = find_source(config.model_id, config.revision, None)
+    request = _request(config, source, config.batch_size, config.sequence_length)
+    return export(request, Path(config.output).absolute(), Reporter(as_json=False))
+
+
+def _request(
+    config: LauncherConfig | ExportConfig, source: ModelSource, batch_size: int | None, sequence_length: int | None
+) -> ExportRequest:
+    return ExportRequest(
+        source=source,
         revision=config.revision,
         target=config.target,
-        batch_size=config.batch_size,
-        sequence_length=config.sequence_length,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
         quantize=config.quantize,
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
     )
-    return export(request, Path(config.output).absolute(), Reporter(as_json=False))
