@@ -17,13 +17,14 @@ from ranvier.core import (
     FailEvent,
     FinishEvent,
     Limits,
+    PromptEvent,
     SamplingParams,
     StartEvent,
     StepStats,
     TokenEvent,
     TokenLogprob,
 )
-from ranvier.core.capabilities import ALL_SAMPLING
+from ranvier.core.capabilities import ALL_PARAMETERS
 from ranvier.ipc.messages import (
     LENGTH_BYTES,
     MAX_FRAME_BYTES,
@@ -65,7 +66,7 @@ capabilities = st.builds(
     mixed_steps=st.booleans(),
     chunk_multiple=counts,
     prefix_sharing=st.booleans(),
-    sampling=st.frozensets(st.sampled_from(sorted(ALL_SAMPLING))),
+    parameters=st.frozensets(st.sampled_from(sorted(ALL_PARAMETERS))),
 )
 infos = st.builds(
     EngineInfo,
@@ -83,6 +84,7 @@ samplings = st.builds(
     typical_p=reals,
     repetition_penalty=reals,
     frequency_penalty=reals,
+    presence_penalty=reals,
     seed=st.integers(0, 2**64 - 1),
     top_n_tokens=counts,
 )
@@ -93,6 +95,8 @@ engine_requests = st.builds(
     max_new_tokens=counts,
     eos_token_ids=st.frozensets(token_ids, max_size=4),
     sampling=samplings,
+    grammar=st.none() | st.text(),
+    wants_prompt_logprobs=st.booleans(),
 )
 step_stats = st.builds(
     StepStats,
@@ -108,11 +112,12 @@ tops = st.lists(st.builds(TokenLogprob, token_ids, logprobs), max_size=3).map(tu
 
 @st.composite
 def events_of_one_step(draw: st.DrawFn) -> list[Event]:
-    """For each request some of: start, token, end; in this order, requests in any."""
+    """For each request some of: start, prompt, token, end; in this order, requests in any."""
     groups: list[list[Event]] = []
     for request_id in draw(st.lists(request_ids, unique=True, max_size=6)):
         possible: list[st.SearchStrategy[Event]] = [
             st.builds(StartEvent, st.just(request_id), reals, counts),
+            st.builds(PromptEvent, st.just(request_id), st.lists(logprobs, max_size=4).map(tuple)),
             st.builds(TokenEvent, st.just(request_id), token_ids, logprobs, tops),
             st.one_of(
                 st.builds(FinishEvent, st.just(request_id), st.sampled_from(["length", "eos_token", "cancelled"])),

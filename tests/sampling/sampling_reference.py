@@ -22,18 +22,22 @@ def assert_is_right(
 ) -> None:
     """`choice` is one of the outcomes that are right for the row."""
     assert choice is not None
-    processed = reference_penalties(logits, row.params, row.history)
+    processed = reference_penalties(logits, row.params, row.history, row.token_index)
     complaints = [_complaint(choice, kept, row, slack) for kept in _kept_logits(processed, row.params, slack)]
     assert None in complaints, complaints
 
 
-def reference_penalties(logits: npt.NDArray[np.float32], params: SamplingParams, history: Sequence[int]) -> Floats:
+def reference_penalties(
+    logits: npt.NDArray[np.float32], params: SamplingParams, history: Sequence[int], num_generated: int
+) -> Floats:
     processed = [float(logit) for logit in logits]
     for token_id in set(history):
         logit = processed[token_id]
         logit = logit * params.repetition_penalty if logit < 0 else logit / params.repetition_penalty
         logit -= params.frequency_penalty * list(history).count(token_id) / len(history)
         processed[token_id] = float(np.float32(logit))
+    for token_id in set(list(history)[max(0, len(history) - num_generated) :]):
+        processed[token_id] = float(np.float32(processed[token_id]) - np.float32(params.presence_penalty))
     return np.array(processed)
 
 

@@ -40,6 +40,7 @@ def sampling_params(size: int) -> st.SearchStrategy[SamplingParams]:
         typical_p=FRACTIONS,
         repetition_penalty=st.one_of(st.just(1.0), st.floats(0.25, 4.0)),
         frequency_penalty=st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
+        presence_penalty=st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
         seed=st.integers(0, 2**64 - 1),
         top_n_tokens=st.integers(0, size + 1),
     )

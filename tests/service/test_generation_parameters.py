@@ -237,7 +237,7 @@ NEUTRAL_VALUES = {"temperature": 1.0, "repetition_penalty": 1.0, "frequency_pena
 @pytest.mark.parametrize("name", sorted(SAMPLING_VALUES))
 def test_a_sampling_parameter_that_the_target_lacks_is_refused_by_name(name: str) -> None:
     given_value = parameters(**{name: SAMPLING_VALUES[name]})
-    lacking = replace(CAPABILITIES, sampling=CAPABILITIES.sampling - {name})
+    lacking = replace(CAPABILITIES, parameters=CAPABILITIES.parameters - {name})
     check_capabilities(given_value, CAPABILITIES, "nxd")
     with pytest.raises(ValidationError) as caught:
         check_capabilities(given_value, lacking, "nxd")
@@ -246,7 +246,7 @@ def test_a_sampling_parameter_that_the_target_lacks_is_refused_by_name(name: str
 
 @pytest.mark.parametrize("name", sorted(NEUTRAL_VALUES))
 def test_a_neutral_value_needs_no_capability(name: str) -> None:
-    bare = replace(CAPABILITIES, sampling=frozenset())
+    bare = replace(CAPABILITIES, parameters=frozenset())
     check_capabilities(parameters(**{name: NEUTRAL_VALUES[name]}), bare, "nxd")
 
 

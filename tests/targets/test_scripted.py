@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ranvier.core import Capabilities, Chunk, PrefixShare, SamplingParams, SamplingRow, StepPlan
-from ranvier.core.capabilities import ALL_SAMPLING
+from ranvier.core.capabilities import ALL_PARAMETERS
 from ranvier.sampling import uniform
 from ranvier.targets import Programs
 from ranvier.targets.scripted import ScriptedPrograms
@@ -136,7 +136,7 @@ def test_without_a_fault_token_none_is_a_fault() -> None:
 def test_capabilities_are_as_configured() -> None:
     programs = make(chunk_multiple=2, mixed_steps=False, prefix_sharing=False)
     assert programs.capabilities == Capabilities(
-        mixed_steps=False, chunk_multiple=2, prefix_sharing=False, sampling=ALL_SAMPLING
+        mixed_steps=False, chunk_multiple=2, prefix_sharing=False, parameters=ALL_PARAMETERS
     )
 
 

@@ -6,20 +6,24 @@ from ranvier.core.events import (
     FailEvent,
     FinishEvent,
     FinishReason,
+    PromptEvent,
     StartEvent,
     StepStats,
     TokenEvent,
     TokenLogprob,
+    WaitingFor,
     is_terminal,
 )
 from ranvier.core.limits import Limits
 from ranvier.core.plan import Chunk, PrefixShare, SamplingRow, StepPlan, StepResult, TokenChoice
-from ranvier.core.ports import EngineClient, EngineInfo, EventSink
+from ranvier.core.ports import Constraint, ConstraintFactory, EngineClient, EngineInfo, EventSink
 from ranvier.core.request import EngineRequest, SamplingParams
 
 __all__ = [
     "Capabilities",
     "Chunk",
+    "Constraint",
+    "ConstraintFactory",
     "EngineClient",
     "EngineInfo",
     "EngineRequest",
@@ -30,6 +34,7 @@ __all__ = [
     "FinishReason",
     "Limits",
     "PrefixShare",
+    "PromptEvent",
     "SamplingParams",
     "SamplingRow",
     "StartEvent",
@@ -39,5 +44,6 @@ __all__ = [
     "TokenChoice",
     "TokenEvent",
     "TokenLogprob",
+    "WaitingFor",
     "is_terminal",
 ]

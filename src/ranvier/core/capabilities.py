@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ALL_SAMPLING = frozenset(
-    {"temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty", "seed", "top_n_tokens"}
+ALL_PARAMETERS = frozenset(
+    {
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "seed",
+        "top_n_tokens",
+        "grammar",
+        "decoder_input_details",
+    }
 )
 
 
@@ -16,10 +28,10 @@ class Capabilities:
     * `mixed_steps`: one step may hold prefill chunks and decodes together.
     * `chunk_multiple`: prompts may be cut at multiples of this many tokens; 0 means never cut.
     * `prefix_sharing`: a slot may start from the KV rows that another slot has computed.
-    * `sampling`: names of the sampling parameters it honours (see `ALL_SAMPLING`).
+    * `parameters`: names of the request's parameters it honours (see `ALL_PARAMETERS`).
     """
 
     mixed_steps: bool
     chunk_multiple: int
     prefix_sharing: bool
-    sampling: frozenset[str] = ALL_SAMPLING
+    parameters: frozenset[str] = ALL_PARAMETERS

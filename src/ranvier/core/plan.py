@@ -14,13 +14,15 @@ class Chunk:
     """Tokens of one slot to put through the model.
 
     They take the positions `start … start + len(token_ids) - 1`; everything before `start` is in the slot's KV cache
-    already. A decode is a chunk of one token. `wants_logits` asks for a token after the last one.
+    already. A decode is a chunk of one token. `wants_logits` asks for a token after the last one. `scored_ids`, if
+    any, asks for log P(`scored_ids[k]`) after `token_ids[k]`; there are at most as many as tokens.
     """
 
     slot: int
     token_ids: Sequence[int]
     start: int
     wants_logits: bool
+    scored_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,14 @@ class SamplingRow:
     """How to choose the token of one chunk that wants logits, in the order of those chunks.
 
     `token_index` counts the request's generated tokens from 0: it is the counter of its random numbers.
-    `history` is prompt and output so far; it is read during the call and not kept.
+    `history` is prompt and output so far; it is read during the call and not kept. `allowed` is a bit mask over the
+    vocabulary, or None: token t may be chosen where bit t % 8 of byte t // 8 is set; ids beyond its end may not.
     """
 
     params: SamplingParams
     token_index: int
     history: Sequence[int]
+    allowed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,13 @@ class TokenChoice:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One choice for each sampling row of the plan, in its order; None where the logits were not finite."""
+    """One choice for each sampling row of the plan, in its order; None where no token could be chosen.
+
+    That is where the logits were not finite, or none was left to choose from. `scores` has the log-probabilities for
+    each chunk with `scored_ids`, in the order of those chunks, before any logits processor. `choosing_s` is the part
+    of the run, in seconds, that went into choosing tokens.
+    """
 
     choices: tuple[TokenChoice | None, ...]
+    scores: tuple[tuple[float, ...], ...] = ()
+    choosing_s: float = 0.0

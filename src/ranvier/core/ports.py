@@ -27,6 +27,27 @@ class EngineInfo:
     details: dict[str, str]
 
 
+class Constraint(Protocol):
+    """What a request's grammar allows next. One owner; the methods raise `GenerationError` when it cannot go on."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output is whole: no token but an end token may follow."""
+        ...
+
+    def allowed(self) -> bytes:
+        """The mask of `SamplingRow.allowed`."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """The token was chosen."""
+        ...
+
+
+ConstraintFactory: TypeAlias = Callable[[str], Constraint]
+"""A grammar's text compiled. Slow, any thread. Raises a `RequestError`."""
+
+
 class EngineClient(Protocol):
     """One engine, seen from the router. All methods are called on the event loop."""
 

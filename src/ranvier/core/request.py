@@ -11,7 +11,7 @@ class SamplingParams:
 
     * `do_sample`: draw from the distribution; False takes the most likely token.
     * `temperature` > 0; `top_k` >= 0 with 0 = off; `top_p`, `typical_p` in (0, 1] with 1 = off.
-    * `repetition_penalty` > 0 with 1 = off; `frequency_penalty` in [-2, 2] with 0 = off.
+    * `repetition_penalty` > 0 with 1 = off; `frequency_penalty`, `presence_penalty` in [-2, 2] with 0 = off.
     * `seed` in [0, 2**64): key of the request's random numbers; used only when sampling.
     * `top_n_tokens`: how many of the most likely tokens are reported beside the chosen one.
     """
@@ -23,13 +23,14 @@ class SamplingParams:
     typical_p: float = 1.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     seed: int = 0
     top_n_tokens: int = 0
 
     @property
     def needs_history(self) -> bool:
         """Whether a logits processor depends on the tokens so far."""
-        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,9 @@ class EngineRequest:
 
     `prompt_ids` is not empty and, with `max_new_tokens` >= 1, fits the artifact's sequence length. Generation ends
     after `max_new_tokens` or with the first of `eos_token_ids`, which is reported as a token.
+
+    * `grammar`: text of `ranvier.grammar` that the output must match; the router has compiled it once already.
+    * `wants_prompt_logprobs`: report how likely each prompt token was, in a `PromptEvent`.
     """
 
     request_id: str
@@ -45,3 +49,5 @@ class EngineRequest:
     max_new_tokens: int
     eos_token_ids: frozenset[int]
     sampling: SamplingParams
+    grammar: str | None = None
+    wants_prompt_logprobs: bool = False

@@ -16,24 +16,28 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ranvier.core import (
+    Constraint,
     EngineRequest,
     Event,
     FailEvent,
     FinishEvent,
     FinishReason,
     Limits,
+    PromptEvent,
     StartEvent,
     StepPlan,
     StepResult,
     StepStats,
     TokenChoice,
     TokenEvent,
+    WaitingFor,
 )
 from ranvier.engine.scheduler import Scheduler
 from ranvier.engine.sequence import Sequence
+from ranvier.errors import GenerationError
 from ranvier.targets import Programs
 
 _log = logging.getLogger(__name__)
@@ -70,14 +74,31 @@ class Engine:
         return self._scheduler.has_work
 
     def submit(self, request: EngineRequest) -> list[Event]:
-        """Queue a request. Returns its `FailEvent` at once when it is outside the limits, else nothing."""
+        """Queue a request. Returns its `FailEvent` at once when it is outside the limits, else nothing.
+
+        One with a grammar is held back until `admit` brings the compiled constraint.
+        """
         refusal = self._refusal(request)
         if refusal is not None:
             return [FailEvent(request.request_id, refusal)]
         sequence = Sequence(request)
         self._sequences[request.request_id] = sequence
-        self._scheduler.enqueue(sequence)
+        if not sequence.is_held:
+            self._scheduler.enqueue(sequence)
         return []
+
+    def admit(self, request_id: str, constraint: Constraint) -> list[Event]:
+        """Queue a request that was held, with its grammar compiled. Nothing if it has ended meanwhile."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.constraint, sequence.is_held = constraint, False
+            self._scheduler.enqueue(sequence)
+        return []
+
+    def fail(self, request_id: str, message: str) -> list[Event]:
+        """End a request with a reason. Unknown ids give no event."""
+        sequence = self._sequences.get(request_id)
+        return [] if sequence is None else [self._drop(sequence, message)]
 
     def _refusal(self, request: EngineRequest) -> str | None:
         """Why a request can never be served; None when it can."""
@@ -107,9 +128,30 @@ class Engine:
             StartEvent(sequence.request.request_id, began, placement.num_reused) for sequence, placement in placed
         ]
         by_slot = {sequence.slot: sequence for sequence in self._scheduler.slots.occupants()}
+        waiting_for = self._waiting_for()
+        planned = time.monotonic()
         result = self._run(plan)
+        ran_s = time.monotonic() - planned
         events += self._fail(plan, by_slot) if result is None else self._commit(plan, result, by_slot)
-        return StepOutcome(tuple(events), self._stats(plan, len(placed), time.monotonic() - began))
+        choose_s = 0.0 if result is None else min(ran_s, result.choosing_s)
+        stats = replace(
+            self._stats(plan, len(placed), time.monotonic() - began),
+            began_s=began,
+            plan_s=planned - began,
+            forward_s=ran_s - choose_s,
+            choose_s=choose_s,
+            num_running=len(by_slot) - len(placed),
+            num_chosen=0 if result is None else len(result.choices),
+            waiting_for=waiting_for,
+            is_failed=result is None,
+        )
+        return StepOutcome(tuple(events), stats)
+
+    def _waiting_for(self) -> WaitingFor:
+        """What the first request in the queue, and so all of them, were not given by the plan just made."""
+        if not self._scheduler.num_waiting:
+            return ""
+        return "prefill" if self._scheduler.slots.num_free else "slots"
 
     def _run(self, plan: StepPlan) -> StepResult | None:
         try:
@@ -136,36 +178,41 @@ class Engine:
 
     def _commit(self, plan: StepPlan, result: StepResult, by_slot: dict[int, Sequence]) -> list[Event]:
         events: list[Event] = []
-        choices = iter(result.choices)
+        choices, scores = iter(result.choices), iter(result.scores)
         for chunk in plan.chunks:
             sequence = by_slot[chunk.slot]
             self._scheduler.advance(sequence, len(chunk.token_ids))
+            if chunk.scored_ids:
+                sequence.prompt_logprobs += next(scores)
             if chunk.wants_logits:
+                events += _prompt_event(sequence)
                 events += self._take(sequence, next(choices))
         return events
 
     def _take(self, sequence: Sequence, choice: TokenChoice | None) -> list[Event]:
         """Append a chosen token; end the sequence when it is the last."""
         if choice is None:
-            return [self._drop(sequence, "the model gave logits that are not finite")]
-        request = sequence.request
+            return [self._drop(sequence, sequence.failure)]
         sequence.token_ids.append(choice.token_id)
-        token = TokenEvent(request.request_id, choice.token_id, choice.logprob, choice.top)
-        if choice.token_id in request.eos_token_ids:
-            return [token, self._end(sequence, "eos_token")]
-        if sequence.num_generated >= request.max_new_tokens:
-            return [token, self._end(sequence, "length")]
-        return [token]
+        token = TokenEvent(sequence.request.request_id, choice.token_id, choice.logprob, choice.top)
+        try:
+            reason = _finish_reason(sequence, choice.token_id)
+        except GenerationError as error:
+            return [token, self._drop(sequence, str(error))]
+        return [token] if reason is None else [token, self._end(sequence, reason)]
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> FinishEvent:
-        del self._sequences[sequence.request.request_id]
-        self._scheduler.remove(sequence)
+        self._remove(sequence)
         return FinishEvent(sequence.request.request_id, reason)
 
     def _drop(self, sequence: Sequence, message: str) -> FailEvent:
-        del self._sequences[sequence.request.request_id]
-        self._scheduler.remove(sequence, keep_prefix=False)
+        self._remove(sequence, keep_prefix=False)
         return FailEvent(sequence.request.request_id, message)
+
+    def _remove(self, sequence: Sequence, *, keep_prefix: bool = True) -> None:
+        del self._sequences[sequence.request.request_id]
+        if not sequence.is_held:
+            self._scheduler.remove(sequence, keep_prefix=keep_prefix)
 
     def idle_stats(self) -> StepStats:
         """The queue and the slots as they are, without a step: what a cancel has changed."""
@@ -186,5 +233,26 @@ class Engine:
     def check(self) -> None:
         """Assert that requests, queue and slots agree."""
         self._scheduler.check()
-        held = self._scheduler.num_waiting + self._scheduler.slots.num_used
-        assert held == len(self._sequences), f"{len(self._sequences)} open requests, {held} queued or in slots"
+        placed = self._scheduler.num_waiting + self._scheduler.slots.num_used
+        open_ = sum(not sequence.is_held for sequence in self._sequences.values())
+        assert placed == open_, f"{open_} open requests, {placed} queued or in slots"
+
+
+def _prompt_event(sequence: Sequence) -> list[Event]:
+    """The prompt's log-probabilities, once, before the first token."""
+    if not sequence.request.wants_prompt_logprobs or sequence.num_generated:
+        return []
+    return [PromptEvent(sequence.request.request_id, tuple(sequence.prompt_logprobs))]
+
+
+def _finish_reason(sequence: Sequence, token_id: int) -> FinishReason | None:
+    """Why a sequence ends with its newest token, if it does. Raises `GenerationError` if its grammar cannot go on."""
+    request = sequence.request
+    if token_id in request.eos_token_ids:
+        return "eos_token"
+    if sequence.constraint is not None:
+        sequence.constraint.accept(token_id)
+        if sequence.constraint.is_complete and not request.eos_token_ids:
+            # There is no end token to choose next.
+            return "eos_token"
+    return "length" if sequence.num_generated >= request.max_new_tokens else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ranvier.core import EngineInfo, EngineRequest, Event, EventSink, StepStats
+from ranvier.core import ConstraintFactory, EngineInfo, EngineRequest, Event, EventSink, StepStats
 from ranvier.core.dispatch import Dispatcher
 from ranvier.core.ports import StatsSink
 from ranvier.engine.engine import Engine
@@ -16,13 +16,20 @@ from ranvier.errors import UnhealthyError
 class LocalEngineClient:
     """An `EngineClient` over an engine thread of this process. Make and use it on the event loop."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, on_stats: StatsSink, release: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        info: EngineInfo,
+        on_stats: StatsSink,
+        release: Callable[[], None],
+        make_constraint: ConstraintFactory | None = None,
+    ) -> None:
         self._info = info
         self._on_stats = on_stats
         self._release = release
         self._dispatcher = Dispatcher()
         self._event_loop = asyncio.get_running_loop()
-        self._loop = EngineLoop(engine, self._deliver, self._lost)
+        self._loop = EngineLoop(engine, self._deliver, self._lost, make_constraint)
         self._is_lost = False
         self._is_closed = False
         self._loop.start()

@@ -6,10 +6,12 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
-from ranvier.core import EngineRequest, Event, StepStats
+from ranvier.core import ConstraintFactory, EngineRequest, Event, StepStats
 from ranvier.engine.engine import DeviceLostError, Engine
+from ranvier.errors import RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -23,12 +25,21 @@ class EngineLoop:
     """Runs an engine on a thread of its own. Methods may be called from any thread.
 
     `on_lost` is called, on the engine's thread, when the device is taken for lost; the loop has ended then.
+    `make_constraint` compiles grammars, on a thread of its own so that no step waits for one.
     """
 
-    def __init__(self, engine: Engine, deliver: Deliver, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        deliver: Deliver,
+        on_lost: Callable[[str], None],
+        make_constraint: ConstraintFactory | None = None,
+    ) -> None:
         self._engine = engine
         self._deliver = deliver
         self._on_lost = on_lost
+        self._make_constraint = make_constraint
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -39,6 +50,24 @@ class EngineLoop:
     def submit(self, request: EngineRequest) -> None:
         """Queue a request; its events go to `deliver`."""
         self._inbox.put(lambda: self._engine.submit(request))
+        if request.grammar is not None:
+            self._compiler.submit(self._compile, request.request_id, request.grammar)
+
+    def _compile(self, request_id: str, grammar: str) -> None:
+        if self._make_constraint is None:
+            self._inbox.put(lambda: self._engine.fail(request_id, "this engine was started without grammars"))
+            return
+        try:
+            constraint = self._make_constraint(grammar)
+        except RequestError as error:
+            message = str(error)
+            self._inbox.put(lambda: self._engine.fail(request_id, message))
+        except Exception as error:
+            _log.exception("a grammar could not be compiled")
+            message = f"the grammar could not be compiled: {type(error).__name__}"
+            self._inbox.put(lambda: self._engine.fail(request_id, message))
+        else:
+            self._inbox.put(lambda: self._engine.admit(request_id, constraint))
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step."""
@@ -53,6 +82,7 @@ class EngineLoop:
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
+        self._compiler.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
         try:

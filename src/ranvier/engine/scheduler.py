@@ -18,6 +18,9 @@ from ranvier.engine.sequence import Sequence
 from ranvier.engine.slots import Placement, Slots
 from ranvier.errors import OptionError
 
+MAX_SCORED_TOKENS = 128
+"""Prompt tokens a step computes of a request that scores its prompt: each needs a row of logits, not only the last."""
+
 
 class Scheduler:
     """Owner of the waiting queue and of the slots.
@@ -77,7 +80,7 @@ class Scheduler:
         budget = self._budget
         for sequence in self._prefilling:
             # At most one prompt is in its prefill between two plans, so it has the whole budget.
-            length = self._cut(sequence.num_prefill_left, budget)
+            length = self._length(sequence, budget)
             yield sequence, length
             if length < sequence.num_prefill_left:
                 return
@@ -85,19 +88,26 @@ class Scheduler:
         while self._waiting and self.slots.num_free and budget > 0:
             sequence = self._waiting[0]
             # Judged without reuse: a cache hit must not change who goes first.
-            if self._cut(sequence.num_prompt, budget) == 0:
+            if self._cut(sequence.num_prompt, self._room(sequence, budget)) == 0:
                 return
             placement = self.slots.place(self._waiting.popleft())
             self._prefilling.append(sequence)
             placed.append((sequence, placement))
             if placement.share is not None:
                 shares.append(placement.share)
-            length = self._cut(sequence.num_prefill_left, budget)
+            length = self._length(sequence, budget)
             if length:
                 yield sequence, length
             if length < sequence.num_prefill_left:
                 return
             budget -= length
+
+    def _length(self, sequence: Sequence, budget: int) -> int:
+        return self._cut(sequence.num_prefill_left, self._room(sequence, budget))
+
+    def _room(self, sequence: Sequence, budget: int) -> int:
+        is_cut = self._multiple and sequence.request.wants_prompt_logprobs
+        return min(budget, max(MAX_SCORED_TOKENS, 2 * self._multiple)) if is_cut else budget
 
     def _cut(self, left: int, budget: int) -> int:
         """How many of `left` prompt tokens go into a step with room for `budget`; 0 means wait."""
@@ -126,8 +136,16 @@ class Scheduler:
 def _chunk(sequence: Sequence, length: int) -> Chunk:
     start = sequence.num_computed
     ids = sequence.token_ids[start : start + length]
-    return Chunk(sequence.slot, ids, start, wants_logits=start + length == len(sequence.token_ids))
+    return Chunk(
+        sequence.slot,
+        ids,
+        start,
+        wants_logits=start + length == len(sequence.token_ids),
+        scored_ids=sequence.scored_ids(length),
+    )
 
 
 def _row(sequence: Sequence) -> SamplingRow:
-    return SamplingRow(sequence.request.sampling, sequence.num_generated, sequence.token_ids)
+    return SamplingRow(
+        sequence.request.sampling, sequence.num_generated, sequence.token_ids, allowed=sequence.allowed()
+    )

@@ -55,7 +55,9 @@ class Slots:
 
     def place(self, sequence: Sequence) -> Placement:
         """Give a sequence a slot and as much of a known prefix as may be reused. Needs a free slot."""
-        placement = self._choose(sequence.request.prompt_ids)
+        # Rows taken over have no logits, so a request that scores its prompt computes all of it.
+        is_scored = sequence.request.wants_prompt_logprobs
+        placement = self._choose(() if is_scored else sequence.request.prompt_ids)
         self._free.remove(placement.slot)
         self._occupants[placement.slot] = sequence
         self._prefixes[placement.slot] = sequence.request.prompt_ids[: placement.num_reused]

@@ -19,6 +19,7 @@ from ranvier.core import (
     FinishEvent,
     FinishReason,
     Limits,
+    PromptEvent,
     SamplingParams,
     StartEvent,
     StepStats,
@@ -50,6 +51,7 @@ class StepFrame(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     """Events of one step, grouped by kind; within a request they happen in this order of groups."""
 
     started: list[tuple[str, float, int]]
+    prompts: list[tuple[str, tuple[float, ...]]]
     tokens: list[tuple[str, int, float, Top]]
     finished: list[tuple[str, FinishReason]]
     failed: list[tuple[str, str]]
@@ -59,6 +61,8 @@ class StepFrame(msgspec.Struct, frozen=True, array_like=True, tag="step"):
         """The events again."""
         for started in self.started:
             yield StartEvent(*started)
+        for prompt in self.prompts:
+            yield PromptEvent(*prompt)
         for request_id, token_id, logprob, top in self.tokens:
             yield TokenEvent(request_id, token_id, logprob, tuple(TokenLogprob(*pair) for pair in top))
         for finished in self.finished:
@@ -81,6 +85,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     max_new_tokens: int
     eos_token_ids: frozenset[int]
     sampling: SamplingParams
+    grammar: str | None
+    wants_prompt_logprobs: bool
 
     def to_request(self) -> EngineRequest:
         """The value the engine works with."""
@@ -90,6 +96,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
             max_new_tokens=self.max_new_tokens,
             eos_token_ids=self.eos_token_ids,
             sampling=self.sampling,
+            grammar=self.grammar,
+            wants_prompt_logprobs=self.wants_prompt_logprobs,
         )
 
 
@@ -145,7 +153,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_Message], body: bytes) -> _Messag
 
 def step_frame(events: Iterable[Event], stats: StepStats | None) -> StepFrame:
     """Group events by kind."""
-    started, tokens, finished, failed = [], [], [], []
+    started, prompts, tokens, finished, failed = [], [], [], [], []
     for event in events:
         if isinstance(event, TokenEvent):
             top = tuple((item.token_id, item.logprob) for item in event.top)
@@ -154,15 +162,23 @@ def step_frame(events: Iterable[Event], stats: StepStats | None) -> StepFrame:
             finished.append((event.request_id, event.reason))
         elif isinstance(event, StartEvent):
             started.append((event.request_id, event.at_s, event.num_reused_tokens))
+        elif isinstance(event, PromptEvent):
+            prompts.append((event.request_id, event.logprobs))
         else:
             failed.append((event.request_id, event.message))
-    return StepFrame(started, tokens, finished, failed, stats)
+    return StepFrame(started, prompts, tokens, finished, failed, stats)
 
 
 def submit_frame(request: EngineRequest) -> Submit:
     """A request as a message."""
     return Submit(
-        request.request_id, request.prompt_ids, request.max_new_tokens, request.eos_token_ids, request.sampling
+        request.request_id,
+        request.prompt_ids,
+        request.max_new_tokens,
+        request.eos_token_ids,
+        request.sampling,
+        request.grammar,
+        request.wants_prompt_logprobs,
     )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ranvier.core import SamplingParams, SamplingRow, TokenChoice, TokenLogprob
 from ranvier.sampling.candidates import Candidates, inverse_cdf
+from ranvier.sampling.masks import masked
 from ranvier.sampling.penalties import penalized
 from ranvier.sampling.random import uniform
 from ranvier.sampling.truncation import keep_top_k, keep_top_p, keep_typical_p
@@ -29,13 +30,13 @@ class HostSampler:
         lse_R: npt.NDArray[np.float32] | None,
         rows: Sequence[SamplingRow],
     ) -> tuple[TokenChoice | None, ...]:
-        """One choice for each row; None where a row's largest logit is not finite (NaN, +inf, or nothing but -inf).
+        """One choice for each row; None where its largest logit is not finite (NaN, +inf, or all masked).
 
         * `logits_RV` is only read; it may be a read-only view of device memory.
         * `lse_R`: log-sum-exp of each raw row if the device has computed it, which spares greedy rows a pass.
 
-        Order: repetition penalty, frequency penalty; if the row samples also temperature, top-k, top-p, typical-p.
-        A logits processor that masks tokens belongs between penalties and temperature, and sets logits to -inf.
+        Order: repetition, frequency and presence penalty; the mask of `allowed`, whose other tokens get -inf; if the
+        row samples also temperature, top-k, top-p, typical-p.
         A greedy row takes the largest logit, the smallest id among equals; a sampled row inverts the cumulative
         distribution over ascending ids at `uniform(seed, token_index)`. Log-probabilities, those of `top` too, are of
         the distribution that is left after all this; `top` leaves out tokens that it does not hold.
@@ -52,6 +53,8 @@ def _choose(logits_V: npt.NDArray[np.float32], lse: float | None, row: SamplingR
     params = row.params
     if params.needs_history:
         logits_V, lse = _penalized(logits_V, row), None
+    if row.allowed is not None:
+        logits_V, lse = masked(logits_V, row.allowed), None
     best = int(logits_V.argmax())
     peak = float(logits_V[best])
     if not math.isfinite(peak):
@@ -71,6 +74,8 @@ def _penalized(logits_V: npt.NDArray[np.float32], row: SamplingRow) -> npt.NDArr
         row.history,
         repetition_penalty=row.params.repetition_penalty,
         frequency_penalty=row.params.frequency_penalty,
+        presence_penalty=row.params.presence_penalty,
+        num_generated=row.token_index,
     )
 
 

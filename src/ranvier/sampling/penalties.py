@@ -21,12 +21,15 @@ def penalized(
     *,
     repetition_penalty: float,
     frequency_penalty: float,
+    presence_penalty: float = 0.0,
+    num_generated: int = 0,
 ) -> npt.NDArray[np.float32]:
     """A copy of the row with the logits of the tokens in `history` lowered (or raised).
 
     First the repetition penalty p, once for each distinct token: logit x p if negative, else logit / p (Keskar et al.
     2019, https://arxiv.org/abs/1909.05858, as Hugging Face applies it). Then the frequency penalty p, in
-    Text Generation Inference's form: logit - p x (occurrences / `len(history)`).
+    Text Generation Inference's form: logit - p x (occurrences / `len(history)`). Last the presence penalty p, as the
+    OpenAI API defines it: logit - p for each distinct token among the last `num_generated`, the output so far.
 
     `history` holds ids in [0, V) and may be empty. An array (`array.array`, numpy) is read without a copy; a list of
     100,000 costs about 2 ms to convert.
@@ -38,6 +41,9 @@ def penalized(
     logits_U = np.where(logits_U < 0, logits_U * repetition_penalty, logits_U / repetition_penalty)
     logits_U -= frequency_penalty * (counts_U / max(len(history), 1))
     penalized_V[ids_U] = logits_U
+    if presence_penalty and num_generated:
+        generated_U = np.unique(np.asarray(history[-num_generated:], dtype=np.int64))
+        penalized_V[generated_U] -= np.float32(presence_penalty)
     return penalized_V
 
 

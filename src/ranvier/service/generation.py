@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ranvier.core import EngineRequest, Event, FailEvent, FinishEvent, StartEvent, TokenEvent
+from ranvier.core import EngineRequest, Event, FailEvent, FinishEvent, PromptEvent, StartEvent, TokenEvent
 from ranvier.errors import GenerationError, IncompleteGenerationError, RequestError
 from ranvier.text import Detokenizer, StopMatcher, Tokenizer
 
@@ -26,6 +26,15 @@ class TokenPiece:
     is_special: bool
     visible: str
     top: tuple[TokenPiece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPiece:
+    """A prompt token with its text and log-probability, None for the first."""
+
+    token_id: int
+    text: str
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,7 @@ class Finished:
     num_reused: int
     seed: int | None
     timings: Timings
+    prompt: tuple[PromptPiece, ...] = ()
 
     @property
     def mean_logprob(self) -> float:
@@ -116,6 +126,7 @@ class Generation:
         self._started_s = self._queued_s
         self._first_token_s = self._queued_s
         self._num_reused = 0
+        self._prompt: tuple[PromptPiece, ...] = ()
         self._pieces: list[TokenPiece] = []
         self._items: deque[StreamItem | RequestError] = deque()
         self._wake: asyncio.Future[None] | None = None
@@ -131,6 +142,8 @@ class Generation:
             self._take_finish(event)
         elif isinstance(event, StartEvent):
             self._started_s, self._num_reused = event.at_s, event.num_reused_tokens
+        elif isinstance(event, PromptEvent):
+            self._prompt = self._prompt_pieces(event.logprobs)
         else:
             self._take_failure(event)
 
@@ -156,6 +169,14 @@ class Generation:
     def _alternative(self, token_id: int, logprob: float) -> TokenPiece:
         text = self._tokenizer.decode([token_id], skip_special_tokens=False)
         return TokenPiece(token_id, text, logprob, self._tokenizer.is_special(token_id), text)
+
+    def _prompt_pieces(self, logprobs: tuple[float, ...]) -> tuple[PromptPiece, ...]:
+        decode = self._tokenizer.decode
+        ids = self._admitted.request.prompt_ids
+        return tuple(
+            PromptPiece(token_id, decode([token_id], skip_special_tokens=False), logprob)
+            for token_id, logprob in zip(ids, (None, *logprobs), strict=True)
+        )
 
     def _take_finish(self, event: FinishEvent) -> None:
         if event.reason == "cancelled" or not self._pieces:
@@ -198,6 +219,7 @@ class Generation:
                 first_token_s=self._first_token_s,
                 done_s=time.monotonic(),
             ),
+            prompt=self._prompt,
         )
 
     def _fail(self, error: RequestError) -> None:

@@ -172,7 +172,7 @@ def check_capabilities(parameters: GenerateParameters, capabilities: Capabilitie
         "seed": parameters.seed is not None,
         "top_n_tokens": bool(parameters.top_n_tokens),
     }
-    refused |= {name: is_used and name not in capabilities.sampling for name, is_used in used.items()}
+    refused |= {name: is_used and name not in capabilities.parameters for name, is_used in used.items()}
     for name, is_refused in refused.items():
         if is_refused:
             raise ValidationError(f"`{name}` is not supported by this server (target {target}); leave it out")

@@ -4,11 +4,14 @@ After a prefill that ends the prompt, with S the sum of the prompt's ids:   toke
 After a decode of the token t at position p:                               token = (t + 2 * p + S) mod V
 
 S here is the sum of the ids that the slot's KV rows hold, prompt and output. So a row written to the wrong slot, a
-wrong position, a token put in twice or a stale prefix each change every later token. Example with V = 100, prompt
+wrong position, a token put in twice or a stale prefix each change every later token. The chosen token has logit 8, all
+others 0. A prompt is scored as if it ended at each of its tokens in turn. Example with V = 100, prompt
 [5, 6, 7] (S = 18): first token 55; then the decode of 55 at position 3 gives (55 + 6 + 73) mod 100 = 34.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from ranvier.core import Capabilities, Chunk, SamplingRow, StepPlan, StepResult,
 from ranvier.sampling import HostSampler
 
 NO_FAULT = -1
+_LOGIT = 8.0
 
 
 class ScriptedPrograms:
@@ -60,7 +64,16 @@ class ScriptedPrograms:
             self._rows_SC[share.target, : share.num_tokens] = self._rows_SC[share.source, : share.num_tokens]
         wanted = [self._advance(chunk) for chunk in plan.chunks]
         tokens = [token for chunk, token in zip(plan.chunks, wanted, strict=True) if chunk.wants_logits]
-        return StepResult(tuple(self._choose(token, row) for token, row in zip(tokens, plan.rows, strict=True)))
+        choices = tuple(self._choose(token, row) for token, row in zip(tokens, plan.rows, strict=True))
+        return StepResult(choices, tuple(self._scores(chunk) for chunk in plan.chunks if chunk.scored_ids))
+
+    def _scores(self, chunk: Chunk) -> tuple[float, ...]:
+        log_mass = math.log(math.exp(_LOGIT) + self._vocab_size - 1)
+        sums = np.cumsum(self._rows_SC[chunk.slot])[chunk.start :]
+        return tuple(
+            (_LOGIT if token_id == (3 * total + 1) % self._vocab_size else 0.0) - log_mass
+            for token_id, total in zip(chunk.scored_ids, sums.tolist(), strict=False)
+        )
 
     def _advance(self, chunk: Chunk) -> int:
         if self._fault_token in chunk.token_ids:
@@ -76,7 +89,7 @@ class ScriptedPrograms:
 
     def _choose(self, token: int, row: SamplingRow) -> TokenChoice | None:
         logits_V = np.zeros((1, self._vocab_size), np.float32)
-        logits_V[0, token] = 8.0
+        logits_V[0, token] = _LOGIT
         return self._sampler.choose(logits_V, None, [row])[0]
 
     def release(self) -> None:

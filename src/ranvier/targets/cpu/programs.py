@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ranvier.targets.cpu.graph import STEP_INPUTS, build_decoder
 from ranvier.targets.cpu.memory import Arena, Bytes, require_memory
 from ranvier.targets.cpu.ops import BLOCK_TOKENS, Constants
 from ranvier.targets.cpu.precision import Precision, resolve_precision
+from ranvier.targets.cpu.scores import scores, wanted_rows
 
 OPENVINO_RELEASE = "2026.4.1"
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "u8": "u8"}
@@ -108,12 +110,12 @@ class CpuPrograms:
         for name, tensor in tensors.items():
             self._request.set_tensor(self._ports[name], tensor)
         self._request.infer()
-        if not plan.rows:
-            return StepResult(())
+        began = time.monotonic()
         num_rows = len(plan.rows)
-        logits_RV = self._request.get_output_tensor(0).data[:num_rows]
-        log_sums_R = self._request.get_output_tensor(1).data[:num_rows, 0]
-        return StepResult(self._sampler.choose(logits_RV, log_sums_R, plan.rows))
+        logits_RV = self._request.get_output_tensor(0).data
+        log_sums_R = self._request.get_output_tensor(1).data[:, 0]
+        choices = self._sampler.choose(logits_RV[:num_rows], log_sums_R[:num_rows], plan.rows)
+        return StepResult(choices, scores(plan, logits_RV, log_sums_R), choosing_s=time.monotonic() - began)
 
     def _step_inputs(self, plan: StepPlan) -> dict[str, Ints]:
         chunks = plan.chunks
@@ -145,7 +147,7 @@ class CpuPrograms:
             "blocks": np.concatenate(tables),
             "block_begins": _offsets([len(table) for table in tables]),
             "max_context": np.array(max(s + n for s, n in zip(starts, lengths, strict=True)), np.int32),
-            "rows": _wanted_rows(plan, begins),
+            "rows": wanted_rows(plan, begins),
         }
 
     def release(self) -> None:
@@ -156,12 +158,6 @@ class CpuPrograms:
     def check(self) -> None:
         """Assert the block table's invariant."""
         self._blocks.check()
-
-
-def _wanted_rows(plan: StepPlan, begins: Ints) -> Ints:
-    """Last tokens of the chunks that want logits; two rows at least, for the reason a lone token gets company."""
-    wanted = [begins[index + 1] - 1 for index, chunk in enumerate(plan.chunks) if chunk.wants_logits]
-    return np.array((wanted + [0, 0])[: max(2, len(wanted))], np.int32)
 
 
 def _offsets(lengths: list[int]) -> Ints:
