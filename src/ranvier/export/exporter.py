@@ -37,6 +37,7 @@ _TEXT_FILES = (
     "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "processor_config.json",
 )
 _QUANTIZE: tuple[Quantize, ...] = ("none", "auto", "int8", "int4")
 
