@@ -157,6 +157,34 @@ def test_what_the_client_says_itself_is_cut_to_one_line(server: HubServer, tmp_p
         assert re.fullmatch(f"`model_id` {model_id}: the download failed: {line}", message)
 
 
+def test_a_revision_never_leads_out_of_the_cache(server: HubServer, tmp_path: Path) -> None:
+    """The client makes a path of it: `refs/REVISION` holds the commit whose snapshot is taken."""
+    ((_, snapshot),) = downloads(server.url, tmp_path, ("org/good", None))
+    (tmp_path / "planted").write_text(f"../../../../{Path(snapshot).parent.name}")
+    outside = os.path.relpath(tmp_path / "planted", Path(snapshot).parent.parent / "refs")
+    revisions = [
+        outside,
+        str(tmp_path / "planted"),
+        "..",
+        ".",
+        "",
+        "a/../b",
+        "a//b",
+        "/",
+        "a/",
+        "a\\b",
+        "a\nb",
+        "x" * 201,
+    ]
+    for mode in ({}, {"HF_HUB_OFFLINE": "1"}):
+        found = downloads(server.url, tmp_path, *(("org/good", revision) for revision in revisions), **mode)
+        assert [kind for kind, _ in found] == ["error"] * len(revisions)
+        for _, message in found:
+            assert message.endswith(": no branch, tag or commit can have this name; check `revision`")
+    assert downloads(server.url, tmp_path, ("org/good", "main"), HF_HUB_OFFLINE="1") == [["path", snapshot]]
+    assert downloads(server.url, tmp_path, ("org/good", "refs/pr/1"))[0][1].endswith("has no such revision")
+
+
 def test_offline_takes_what_is_in_the_cache_and_refuses_the_rest(server: HubServer, tmp_path: Path) -> None:
     online = downloads(server.url, tmp_path, ("org/good", None), ("org/broken", None))
     seen = len(server.requests)

@@ -95,7 +95,7 @@ def test_a_local_directory_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytes
 # Hub ids and everything else
 
 
-@pytest.mark.parametrize("model_id", ["gpt2", "HuggingFaceTB/SmolLM2-135M", "org/a.b_c-d", "0/1"])
+@pytest.mark.parametrize("model_id", ["gpt2", "HuggingFaceTB/SmolLM2-135M", "org/a.b_c-d", "0/1", "o/" + "x" * 94])
 def test_a_hub_id_is_not_looked_up(model_id: str) -> None:
     assert locate(model_id) == ModelSource("hub", Path(model_id), model_id)
 
@@ -128,6 +128,15 @@ def test_a_hub_id_is_not_looked_up(model_id: str) -> None:
         "a\0b",
         "~\0",
         "/" + "x" * 300,
+        "o/" + "x" * 95,
+        "x" * 100_000,
+        "org/m\u00f6del",
+        "\u0661/model",
+        "org/..",
+        "../../etc",
+        "org\\model",
+        "/etc\0/passwd",
+        "\ud800/model",
         "x" * 5000 + "/..",
     ],
 )
@@ -231,6 +240,10 @@ def test_the_program_itself_is_not_a_package(site: Path, monkeypatch: pytest.Mon
         ("/etc", "", "NAME"),
         ("", "", "NAME"),
         ("a\0b", "a\0b", "a\0b"),
+        ("../../x", "..", ".."),
+        (".hidden", ".hidden", ".hidden"),
+        ("a" * 5000, "a" * 5000, "a" * 5000),
+        ("~", "~", "~"),
     ],
 )
 def test_a_package_that_is_not_installed_is_refused(site: Path, name: str, module: str, install: str) -> None:

@@ -18,10 +18,13 @@ _PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
 def download(model_id: str, revision: str | None, cache_dir: str | None) -> Path:
     """The local snapshot of a repository, downloaded where needed; an interrupted download is resumed.
 
-    Raises `ModelError` when it does not exist, is closed to this token, or cannot be reached.
+    Raises `ModelError` when it does not exist, is closed to this token, or cannot be reached, and for a revision that
+    cannot be one: the library makes a path of it.
     """
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     name = f"`model_id` {model_id}" + (f" at revision {revision}" if revision else "")
+    if revision is not None and not _is_revision(revision):
+        raise ModelError(f"{name}: no branch, tag or commit can have this name; check `revision`")
     try:
         path = snapshot_download(
             model_id, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=_PATTERNS
@@ -43,6 +46,13 @@ def download(model_id: str, revision: str | None, cache_dir: str | None) -> Path
         lines = str(error).splitlines() or ["no reason given"]
         raise ModelError(f"{name}: the download failed: {type(error).__name__}: {lines[0]}") from None
     return Path(path)
+
+
+def _is_revision(revision: str) -> bool:
+    """Whether it may name something in Git, and a file below `refs/` in the cache at the same time."""
+    parts = revision.split("/")
+    is_path = all(part not in ("", ".", "..") and len(part.encode(errors="replace")) <= 200 for part in parts)
+    return is_path and revision.isprintable() and "\\" not in revision and len(parts) <= 20
 
 
 def _why_not_online(error: errors.LocalEntryNotFoundError) -> str:

@@ -13,7 +13,9 @@ from ranvier.artifacts.manifest import is_artifact
 from ranvier.errors import ModelError
 
 PACKAGE_PREFIX = "package:"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_MAX_HUB_ID = 96
+"""Characters that the hub's client takes."""
 _WAYS = (
     "a checkpoint directory (config.json, safetensors, tokenizer.json), a .gguf file, an exported artifact, "
     "package:NAME, or a hub id"
@@ -43,7 +45,8 @@ def locate(model_id: str) -> ModelSource:
         if path.suffix == ".gguf":
             return ModelSource("gguf", path.resolve(), model_id)
         raise ModelError(f"`model_id` {model_id}: a file must end in .gguf; give {_WAYS}")
-    if not _HUB_ID.fullmatch(model_id) or path.suffix == ".gguf" or ".." in model_id:
+    is_hub_id = _HUB_ID.fullmatch(model_id) and len(model_id) <= _MAX_HUB_ID and ".." not in model_id
+    if not is_hub_id or path.suffix == ".gguf":
         raise ModelError(f"`model_id` {model_id}: no such file or directory; give {_WAYS}")
     return ModelSource("hub", path, model_id)
 
