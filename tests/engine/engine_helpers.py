@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -62,9 +63,40 @@ def run_to_end(engine: Engine) -> list[Event]:
     return events
 
 
+def mask_of(ids: Iterable[int]) -> bytes:
+    """A mask that allows these ids."""
+    mask = bytearray(-(-VOCAB_SIZE // 8))
+    for token_id in ids:
+        mask[token_id // 8] |= 1 << token_id % 8
+    return bytes(mask)
+
+
+class DrawnConstraint:
+    """Allows a third of the ids, drawn anew for each token from the grammar's text and the tokens so far."""
+
+    is_complete = False
+
+    def __init__(self, grammar: str) -> None:
+        self._seed = grammar
+
+    def allowed(self) -> bytes:
+        return mask_of(random.Random(self._seed).sample(range(VOCAB_SIZE), VOCAB_SIZE // 3))
+
+    def accept(self, token_id: int) -> None:
+        self._seed += f" {token_id}"
+
+
+def submit(engine: Engine, request: EngineRequest) -> list[Event]:
+    """Queue a request; one with a grammar gets its constraint at once."""
+    events = engine.submit(request)
+    if request.grammar is not None and not events:
+        events += engine.admit(request.request_id, DrawnConstraint(request.grammar))
+    return events
+
+
 def generate(engine: Engine, request: EngineRequest) -> list[Event]:
     """All events of one request that the engine has to itself."""
-    refusal = engine.submit(request)
+    refusal = submit(engine, request)
     return refusal or run_to_end(engine)
 
 

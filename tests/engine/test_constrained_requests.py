@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from engine_helpers import events_of, generate, make_engine, make_limits, run_to_end, step, tokens_of
+from engine_helpers import events_of, generate, make_engine, make_limits, mask_of, run_to_end, step, tokens_of
 from test_engine_loop import Watched, gated_engine
 
 from ranvier.core import Constraint, FailEvent, FinishEvent, PromptEvent, StartEvent, TokenEvent
@@ -22,13 +22,6 @@ from scripted_requests import VOCAB_SIZE, make_request, scripted_tokens
 
 P, P_TOKENS = [5, 6, 7], [55, 34, 49, 15]
 LOG_MASS = math.log(math.exp(8) + VOCAB_SIZE - 1)
-
-
-def mask_of(ids: Iterable[int]) -> bytes:
-    mask = bytearray(-(-VOCAB_SIZE // 8))
-    for token_id in ids:
-        mask[token_id // 8] |= 1 << token_id % 8
-    return bytes(mask)
 
 
 class Script:
@@ -135,7 +128,7 @@ def test_a_held_request_can_fail() -> None:
 # The thread
 
 
-def factory(grammar: str) -> Constraint:
+def factory(grammar: str, eos_token_ids: frozenset[int]) -> Constraint:
     if grammar == "bad":
         raise ValidationError("grammar is not valid")
     if grammar == "broken":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from engine_helpers import Faulty, events_of, generate, make_engine, make_limits, step
+from engine_helpers import Faulty, events_of, generate, make_engine, make_limits, step, submit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +15,7 @@ from ranvier.core import (
     FailEvent,
     FinishEvent,
     Limits,
+    PromptEvent,
     SamplingParams,
     StartEvent,
     TokenEvent,
@@ -89,6 +90,7 @@ samplings = st.one_of(
         top_p=st.sampled_from([0.9, 1.0]),
         repetition_penalty=st.sampled_from([1.0, 1.5]),
         frequency_penalty=st.sampled_from([0.0, 0.5]),
+        presence_penalty=st.sampled_from([0.0, 1.5]),
         seed=st.integers(0, 2**64 - 1),
         top_n_tokens=st.sampled_from([0, 2]),
     ),
@@ -102,7 +104,12 @@ def requests(draw: st.DrawFn) -> EngineRequest:
     own = draw(st.lists(st.integers(0, 99), min_size=1, max_size=8))
     prompt_ids = common[: draw(st.sampled_from([0, 0, 4, 8, 12, 16]))] + own
     eos = draw(st.sets(st.integers(0, 99), max_size=10))
-    return replace(make_request("", prompt_ids, draw(st.integers(1, 8)), eos), sampling=draw(samplings))
+    return replace(
+        make_request("", prompt_ids, draw(st.integers(1, 8)), eos),
+        sampling=draw(samplings),
+        grammar=draw(st.sampled_from([None, None, "one", "two"])),
+        wants_prompt_logprobs=draw(st.booleans()),
+    )
 
 
 turns = st.builds(Turn, arrivals=st.lists(requests(), max_size=2), cancels=st.lists(st.integers(0, 11), max_size=1))
@@ -123,7 +130,7 @@ class Run:
     def _take(self, turn: Turn) -> None:
         for request in turn.arrivals:
             self.requests.append(replace(request, request_id=str(len(self.requests))))
-            self.events += self.engine.submit(self.requests[-1])
+            self.events += submit(self.engine, self.requests[-1])
         for number in turn.cancels:
             self.events += self.engine.cancel(str(number))
         self.engine.check()
@@ -134,8 +141,9 @@ class Run:
         return events_of(self.events, request.request_id)
 
 
-def tokens(events: list[Event]) -> list[TokenEvent]:
-    return [event for event in events if isinstance(event, TokenEvent)]
+def tokens(events: list[Event]) -> list[PromptEvent | TokenEvent]:
+    """What was computed: scores of the prompt, and tokens with their log-probabilities."""
+    return [event for event in events if isinstance(event, (PromptEvent, TokenEvent))]
 
 
 def alone(request: EngineRequest) -> list[Event]:
@@ -145,9 +153,14 @@ def alone(request: EngineRequest) -> list[Event]:
 
 
 def assert_well_formed(events: list[Event]) -> None:
-    """Start, tokens, one terminal event; a request that never started has nothing but its end."""
+    """Start, tokens, one terminal event; a request that never started has nothing but its end.
+
+    The scores of the prompt, where they are wanted, come before the first token.
+    """
     assert [is_terminal(event) for event in events] == [False] * (len(events) - 1) + [True]
     middle = events[:-1]
+    if len(middle) > 1 and isinstance(middle[1], PromptEvent):
+        del middle[1]
     assert [type(event) for event in middle] == [StartEvent, *[TokenEvent] * (len(middle) - 1)][: len(middle)]
 
 

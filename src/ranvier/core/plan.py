@@ -76,9 +76,10 @@ class StepResult:
 
     That is where the logits were not finite, or none was left to choose from. `scores` has the log-probabilities for
     each chunk with `scored_ids`, in the order of those chunks, before any logits processor. `choosing_s` is the part
-    of the run, in seconds, that went into choosing tokens.
+    of the run, in seconds, that went into choosing tokens; `num_padded_tokens` went through the model for nothing.
     """
 
     choices: tuple[TokenChoice | None, ...]
     scores: tuple[tuple[float, ...], ...] = ()
     choosing_s: float = 0.0
+    num_padded_tokens: int = 0

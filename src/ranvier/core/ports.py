@@ -44,8 +44,8 @@ class Constraint(Protocol):
         ...
 
 
-ConstraintFactory: TypeAlias = Callable[[str], Constraint]
-"""A grammar's text compiled. Slow, any thread. Raises a `RequestError`."""
+ConstraintFactory: TypeAlias = Callable[[str, frozenset[int]], Constraint]
+"""A grammar's text compiled, for a model with these end tokens. Slow. Raises a `RequestError`."""
 
 
 class EngineClient(Protocol):
@@ -58,7 +58,7 @@ class EngineClient(Protocol):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether requests can be submitted now."""
+        """Whether requests can be submitted now and those that are open go on."""
         ...
 
     def submit(self, request: EngineRequest, sink: EventSink) -> None:

@@ -41,12 +41,12 @@ class LocalEngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """True until the device is lost or the client closed."""
-        return not (self._is_lost or self._is_closed)
+        """True until the device is lost, stuck, or the client closed."""
+        return not (self._is_lost or self._is_closed or self._dispatcher.is_stalled)
 
     def submit(self, request: EngineRequest, sink: EventSink) -> None:
         """See `EngineClient`."""
-        if not self.is_healthy:
+        if self._is_lost or self._is_closed:
             raise UnhealthyError
         self._dispatcher.open(request.request_id, sink)
         self._loop.submit(request)

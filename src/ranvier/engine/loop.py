@@ -51,14 +51,14 @@ class EngineLoop:
         """Queue a request; its events go to `deliver`."""
         self._inbox.put(lambda: self._engine.submit(request))
         if request.grammar is not None:
-            self._compiler.submit(self._compile, request.request_id, request.grammar)
+            self._compiler.submit(self._compile, request.request_id, request.grammar, request.eos_token_ids)
 
-    def _compile(self, request_id: str, grammar: str) -> None:
+    def _compile(self, request_id: str, grammar: str, eos_token_ids: frozenset[int]) -> None:
         if self._make_constraint is None:
             self._inbox.put(lambda: self._engine.fail(request_id, "this engine was started without grammars"))
             return
         try:
-            constraint = self._make_constraint(grammar)
+            constraint = self._make_constraint(grammar, eos_token_ids)
         except RequestError as error:
             message = str(error)
             self._inbox.put(lambda: self._engine.fail(request_id, message))

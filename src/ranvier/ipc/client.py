@@ -62,8 +62,8 @@ class RemoteEngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether a warm engine is connected."""
-        return self._writer is not None
+        """Whether a warm engine is connected and not stuck."""
+        return self._writer is not None and not self._dispatcher.is_stalled
 
     def submit(self, request: EngineRequest, sink: EventSink) -> None:
         """See `EngineClient`."""
