@@ -12,23 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ranvier.models import DecoderSpec, spec_of
-from ranvier.models.spec import FactorScaling, LinearScaling, Llama3Scaling, RopeSpec
+from ranvier.models.rope import FactorScaling, LinearScaling, Llama3Scaling, RopeSpec
+from ranvier.models.spec import AttentionSpec, LayerSpec, MlpSpec, NormSpec
 from tiny_checkpoints import TinyModel, llama3_factors
 
 SMALL = DecoderSpec(
     vocab_size=10,
     hidden_size=4,
-    intermediate_size=6,
     num_layers=2,
     num_heads=2,
     num_kv_heads=1,
     head_dim=2,
-    norm_eps=1e-5,
     max_positions=16,
-    rope=RopeSpec(theta=10000.0),
+    block="pre",
+    norm=NormSpec(kind="rms", eps=1e-5),
+    attention=AttentionSpec(scale=2**-0.5),
+    layers=(LayerSpec(rope=RopeSpec(theta=10000.0, rotary_dim=2)),),
+    mlp=MlpSpec(intermediate_size=6),
     has_tied_head=True,
-    has_attention_bias=False,
-    has_mlp_bias=False,
 )
 
 
@@ -41,11 +42,21 @@ def test_parameters_can_be_counted_by_hand() -> None:
     ("change", "more"),
     [
         ({"has_tied_head": False}, 40),
-        ({"has_attention_bias": True}, 2 * (4 + 2 + 2 + 4)),
-        ({"has_mlp_bias": True}, 2 * (6 + 6 + 4)),
+        ({"attention": AttentionSpec(scale=1.0, has_qkv_bias=True)}, 2 * (4 + 2 + 2)),
+        ({"attention": AttentionSpec(scale=1.0, has_out_bias=True)}, 2 * 4),
+        ({"attention": AttentionSpec(scale=1.0, qk_norm="head")}, 2 * (2 + 2)),
+        ({"attention": AttentionSpec(scale=1.0, qk_norm="width")}, 2 * (4 + 2)),
+        ({"mlp": MlpSpec(intermediate_size=6, has_bias=True)}, 2 * (6 + 6 + 4)),
+        ({"mlp": MlpSpec(intermediate_size=6, is_gated=False)}, -2 * 24),
+        ({"norm": NormSpec(kind="layer", eps=1e-5)}, 2 * 8 + 4),
+        ({"block": "sandwich"}, 2 * 8),
+        ({"block": "post"}, 0),
+        ({"block": "parallel"}, 0),
+        ({"block": "parallel_shared"}, -2 * 4),
+        ({"has_learned_positions": True}, 16 * 4),
     ],
 )
-def test_heads_and_biases_add_their_parameters(change: dict[str, Any], more: int) -> None:
+def test_each_part_adds_its_parameters(change: dict[str, Any], more: int) -> None:
     assert dataclasses.replace(SMALL, **change).num_parameters - SMALL.num_parameters == more
 
 
@@ -76,16 +87,20 @@ def test_kv_bytes_of_a_token_are_keys_and_values_of_all_layers(bytes_per_value: 
 
 
 def test_plain_frequencies_are_powers_of_theta() -> None:
-    assert RopeSpec(theta=10000.0).inverse_frequencies(8).tolist() == pytest.approx([1, 0.1, 0.01, 0.001], rel=1e-14)
+    assert RopeSpec(theta=10000.0, rotary_dim=8).inverse_frequencies(16).tolist() == pytest.approx(
+        [1, 0.1, 0.01, 0.001], rel=1e-14
+    )
 
 
 def test_linear_scaling_divides_positions() -> None:
-    scaled = RopeSpec(theta=10000.0, scaling=LinearScaling(factor=4.0)).inverse_frequencies(8)
+    scaled = RopeSpec(theta=10000.0, rotary_dim=8, scaling=LinearScaling(factor=4.0)).inverse_frequencies(16)
     assert scaled.tolist() == pytest.approx([0.25, 0.025, 0.0025, 0.00025], rel=1e-14)
 
 
 def test_factors_divide_one_frequency_each() -> None:
-    scaled = RopeSpec(theta=10000.0, scaling=FactorScaling(factors=(1.0, 2.0, 4.0, 8.0))).inverse_frequencies(8)
+    scaled = RopeSpec(
+        theta=10000.0, rotary_dim=8, scaling=FactorScaling(factors=(1.0, 2.0, 4.0, 8.0))
+    ).inverse_frequencies(16)
     assert scaled.tolist() == pytest.approx([1, 0.05, 0.0025, 0.000125], rel=1e-14)
 
 
@@ -117,7 +132,7 @@ def test_llama3_scaling_is_that_of_the_reference_code(
     theta: float, width: int, factor: float, low: float, high: float, context: int
 ) -> None:
     scaling = Llama3Scaling(factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_positions=context)
-    ours = RopeSpec(theta=theta, scaling=scaling).inverse_frequencies(width)
+    ours = RopeSpec(theta=theta, rotary_dim=width, scaling=scaling).inverse_frequencies(context)
 
     assert ours.dtype == np.float64
     assert ours.tolist() == pytest.approx(llama3_by_wavelength(theta, width, factor, low, high, context), rel=1e-9)
@@ -125,8 +140,8 @@ def test_llama3_scaling_is_that_of_the_reference_code(
 
 def test_llama_3_1_keeps_high_frequencies_and_divides_low_ones() -> None:
     scaling = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192)
-    plain = RopeSpec(theta=500000.0).inverse_frequencies(128)
-    scaled = RopeSpec(theta=500000.0, scaling=scaling).inverse_frequencies(128)
+    plain = RopeSpec(theta=500000.0, rotary_dim=128).inverse_frequencies(16384)
+    scaled = RopeSpec(theta=500000.0, rotary_dim=128, scaling=scaling).inverse_frequencies(16384)
     wavelengths = 2 * np.pi / plain
 
     assert np.array_equal(scaled[wavelengths < 2048], plain[wavelengths < 2048])
@@ -138,6 +153,8 @@ def test_llama_3_1_keeps_high_frequencies_and_divides_low_ones() -> None:
 def test_a_gguf_file_s_factors_give_the_same_frequencies_as_the_config() -> None:
     model = TinyModel(rope="llama3", head_dim=64)
     factors = FactorScaling(factors=tuple(float(value) for value in llama3_factors(model)))
-    by_factors = RopeSpec(theta=model.rope_theta, scaling=factors).inverse_frequencies(64)
+    by_factors = RopeSpec(theta=model.rope_theta, rotary_dim=64, scaling=factors).inverse_frequencies(256)
+    rope = spec_of(model.config()).layers[0].rope
 
-    assert by_factors == pytest.approx(spec_of(model.config()).rope.inverse_frequencies(64), rel=1e-6)
+    assert rope is not None
+    assert by_factors == pytest.approx(rope.inverse_frequencies(256), rel=1e-6)

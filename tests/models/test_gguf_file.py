@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from ranvier.models import spec_of
 from ranvier.models.gguf_file import GgufCheckpoint
-from ranvier.models.spec import FactorScaling, LinearScaling
+from ranvier.models.rope import FactorScaling, LinearScaling, RopeSpec
 from ranvier.models.weights import Array, Dense, Int4, Weight, dequantize
 from tiny_checkpoints import CHAT_TEMPLATE, TOKENS, TinyModel, gguf_weights, llama3_factors, quantized, write_gguf
 
@@ -214,13 +215,19 @@ def test_metadata_is_handed_out_as_plain_values(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.add_bos_token"] is False
 
 
+def rope_of(config: Mapping[str, object]) -> RopeSpec:
+    rope = spec_of(config).layers[0].rope
+    assert rope is not None
+    return rope
+
+
 def test_llama3_scaling_comes_as_factors(tmp_path: Path) -> None:
     model = TinyModel(rope="llama3")
     checkpoint = GgufCheckpoint(write_gguf(tmp_path / "m.gguf", model))
-    rope = spec_of(checkpoint.config).rope
+    rope = rope_of(checkpoint.config)
 
     assert rope.scaling == FactorScaling(factors=tuple(float(value) for value in llama3_factors(model)))
-    assert rope.inverse_frequencies(16) == pytest.approx(spec_of(model.config()).rope.inverse_frequencies(16), rel=1e-6)
+    assert rope.inverse_frequencies(256) == pytest.approx(rope_of(model.config()).inverse_frequencies(256), rel=1e-6)
     assert "rope_freqs.weight" not in checkpoint.names()
 
 
@@ -243,7 +250,7 @@ def test_linear_scaling_is_read_as_llama_cpp_reads_it(
     tmp_path: Path, keys: dict[str, Any], factor: float | None
 ) -> None:
     """llama.cpp, `llama_model::load_hparams`: the type is linear unless said, the old key stands in for the factor."""
-    rope = spec_of(GgufCheckpoint(write_gguf(tmp_path / "m.gguf", SMALL, metadata=keys)).config).rope
+    rope = rope_of(GgufCheckpoint(write_gguf(tmp_path / "m.gguf", SMALL, metadata=keys)).config)
 
     assert rope.scaling == (None if factor is None else LinearScaling(factor=factor))
 
@@ -251,7 +258,7 @@ def test_linear_scaling_is_read_as_llama_cpp_reads_it(
 def test_factors_and_linear_scaling_multiply(tmp_path: Path) -> None:
     model = TinyModel(rope="llama3")
     keys = {SCALING_TYPE: "linear", FACTOR: 2.0}
-    rope = spec_of(GgufCheckpoint(write_gguf(tmp_path / "m.gguf", model, metadata=keys)).config).rope
+    rope = rope_of(GgufCheckpoint(write_gguf(tmp_path / "m.gguf", model, metadata=keys)).config)
 
     assert rope.scaling == FactorScaling(factors=tuple(2 * float(value) for value in llama3_factors(model)))
 

@@ -7,10 +7,23 @@ from typing import Any
 import pytest
 
 from ranvier.errors import ModelError
-from ranvier.models import spec_of, supported_families
+from ranvier.models import DecoderSpec, spec_of
 from ranvier.models.families import family_of
-from ranvier.models.spec import FactorScaling, LinearScaling, Llama3Scaling
+from ranvier.models.rope import FactorScaling, LinearScaling, Llama3Scaling, RopeSpec
+from ranvier.models.sources import Source
 from tiny_checkpoints import TinyModel
+
+
+def rope_of(spec: DecoderSpec) -> RopeSpec:
+    (layer,) = spec.layers
+    assert layer.rope is not None
+    return layer.rope
+
+
+def has_attention_biases(spec: DecoderSpec) -> bool:
+    assert spec.attention.has_qkv_bias == spec.attention.has_out_bias
+    return spec.attention.has_qkv_bias
+
 
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -94,11 +107,11 @@ def test_published_models_have_their_published_sizes(
 def test_every_field_reaches_the_spec() -> None:
     spec = spec_of(LLAMA_3_1_8B | {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 3e-6, "head_dim": 96})
 
-    assert (spec.vocab_size, spec.hidden_size, spec.intermediate_size, spec.num_layers) == (128256, 4096, 14336, 32)
-    assert (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.norm_eps) == (32, 8, 96, 3e-6)
-    assert (spec.has_tied_head, spec.has_attention_bias, spec.has_mlp_bias) == (False, True, True)
-    assert spec.rope.theta == 500000.0
-    assert spec.rope.scaling == Llama3Scaling(
+    assert (spec.vocab_size, spec.hidden_size, spec.mlp.intermediate_size, spec.num_layers) == (128256, 4096, 14336, 32)
+    assert (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.norm.eps) == (32, 8, 96, 3e-6)
+    assert (spec.has_tied_head, has_attention_biases(spec), spec.mlp.has_bias) == (False, True, True)
+    assert rope_of(spec).theta == 500000.0
+    assert rope_of(spec).scaling == Llama3Scaling(
         factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192
     )
 
@@ -107,9 +120,9 @@ def test_what_is_left_out_takes_the_defaults_of_the_family() -> None:
     needed = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     spec = spec_of({name: TINYLLAMA_1_1B[name] for name in (*needed, "num_attention_heads")})
 
-    assert (spec.num_kv_heads, spec.head_dim, spec.norm_eps, spec.max_positions) == (32, 64, 1e-6, 2048)
-    assert (spec.has_tied_head, spec.has_attention_bias, spec.has_mlp_bias) == (False, False, False)
-    assert (spec.rope.theta, spec.rope.scaling) == (10000.0, None)
+    assert (spec.num_kv_heads, spec.head_dim, spec.norm.eps, spec.max_positions) == (32, 64, 1e-6, 2048)
+    assert (spec.has_tied_head, has_attention_biases(spec), spec.mlp.has_bias) == (False, False, False)
+    assert (rope_of(spec).theta, rope_of(spec).scaling) == (10000.0, None)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +139,7 @@ def test_what_is_left_out_takes_the_defaults_of_the_family() -> None:
     ],
 )
 def test_scaling_is_read_in_every_spelling(spelling: dict[str, Any]) -> None:
-    rope = spec_of(TINYLLAMA_1_1B | spelling).rope
+    rope = rope_of(spec_of(TINYLLAMA_1_1B | spelling))
 
     assert rope.theta == 5e5
     assert rope.scaling == LinearScaling(factor=2.0)
@@ -142,13 +155,13 @@ def test_scaling_is_read_in_every_spelling(spelling: dict[str, Any]) -> None:
     ],
 )
 def test_no_scaling_is_read_in_every_spelling(spelling: dict[str, Any]) -> None:
-    assert spec_of(TINYLLAMA_1_1B | spelling).rope.scaling is None
+    assert rope_of(spec_of(TINYLLAMA_1_1B | spelling)).scaling is None
 
 
 def test_factors_of_a_gguf_file_are_one_for_each_frequency() -> None:
     factors = [1.0 + n for n in range(32)]
     spec = spec_of(TINYLLAMA_1_1B | {"rope_scaling": {"rope_type": "factors", "factors": factors}})
-    assert spec.rope.scaling == FactorScaling(factors=tuple(factors))
+    assert rope_of(spec).scaling == FactorScaling(factors=tuple(factors))
 
 
 def llama3(**changes: object) -> dict[str, Any]:
@@ -190,9 +203,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     *(
         (
             {"rope_scaling": {"rope_type": kind, "factor": 2.0}},
-            f"config.json: `rope_scaling.rope_type` is {kind!r}, which is not supported; use default, linear, llama3",
+            f"config.json: `rope_scaling.rope_type` is {kind!r}, which is not supported; "
+            f"use default, linear, llama3, yarn, longrope{reason}",
         )
-        for kind in ("dynamic", "yarn", "longrope", "su")
+        for kind, reason in (("dynamic", " (it changes with each request's length)"), ("ntk", ""))
     ),
     ({"rope_scaling": {"type": "linear"}}, "config.json: `rope_scaling.factor` is missing"),
     ({"rope_scaling": {"rope_type": 3}}, "config.json: `rope_scaling.rope_type` must be a string. Given: 3"),
@@ -223,26 +237,6 @@ def test_a_config_that_cannot_be_served_is_refused_with_its_field(change: dict[s
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(
-    ("model_type", "message"),
-    [
-        ("gpt2", "`model_type` 'gpt2' is not supported; supported: llama"),
-        ("llama4", "`model_type` 'llama4' is not supported; supported: llama; the nearest is `llama`"),
-        (None, "`model_type` None is not supported; supported: llama"),
-        (7, "`model_type` 7 is not supported; supported: llama"),
-        (["llama"], "`model_type` ['llama'] is not supported; supported: llama; the nearest is `llama`"),
-    ],
-)
-def test_an_unknown_family_is_refused_with_those_there_are(model_type: object, message: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        spec_of(TINYLLAMA_1_1B | {"model_type": model_type})
-    assert str(caught.value) == message
-
-
-def test_llama_is_supported() -> None:
-    assert supported_families() == ("llama",)
-
-
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("mlp", [True, False])
@@ -250,7 +244,7 @@ def test_weight_names_are_those_of_the_checkpoint(is_tied: bool, attention: bool
     model = TinyModel(is_tied=is_tied, has_attention_bias=attention, has_mlp_bias=mlp)
     names = family_of(model.config()).weight_names(spec_of(model.config()))
 
-    assert sorted(names.values()) == sorted(model.shapes())
-    assert names["layers.1.down"] == "model.layers.1.mlp.down_proj.weight"
-    assert names.get("layers.0.q.bias", "none") == ("model.layers.0.self_attn.q_proj.bias" if attention else "none")
+    assert sorted(source.name for source in names.values()) == sorted(model.shapes())
+    assert names["layers.1.down"] == Source(name="model.layers.1.mlp.down_proj.weight")
+    assert ("layers.0.q.bias" in names, "layers.0.down.bias" in names) == (attention, mlp)
     assert ("head" in names) == (not is_tied)

@@ -61,8 +61,8 @@ def refused(folder: Path, model: TinyModel, weights: Mapping[str, FloatArray], *
 
 def names_of(model: TinyModel) -> dict[str, str]:
     """Our name -> the checkpoint's."""
-    names: dict[str, str] = family_of(model.config()).weight_names(spec_of(model.config()))
-    return names
+    sources = family_of(model.config()).weight_names(spec_of(model.config()))
+    return {ours: source.name for ours, source in sources.items()}
 
 
 # The table

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import openvino as ov
 import pytest
+from engine_runs import Generated, engine_request, run_engine
 
-from ranvier.core import EngineRequest, Limits, SamplingParams, TokenEvent
-from ranvier.engine import Engine
+from ranvier.core import ConstraintFactory, EngineRequest, Limits, SamplingParams
 from ranvier.models.packing import DType, Quantize
 from ranvier.targets.cpu import CpuOptions, CpuPrograms, load_cpu
 from ranvier.targets.cpu.precision import has_bfloat16
@@ -23,7 +22,6 @@ from smollm2 import needs_smollm2, packed
 
 REFERENCES = json.loads(Path(__file__).with_name("smollm2_greedy.json").read_text(encoding="utf-8"))
 LENGTH = 512
-Generated = dict[str, list[tuple[int, float]]]
 
 pytestmark = needs_smollm2
 needs_bfloat16 = pytest.mark.skipif(
@@ -51,40 +49,20 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("smollm2")
 
 
-def run(programs: CpuPrograms, arrivals: list[list[EngineRequest]], num_slots: int, prefill_tokens: int) -> Generated:
-    """Submit one list of requests before each step; return every request's tokens and logprobs."""
-    engine = Engine(programs, limits(num_slots, prefill_tokens))
-    generated: Generated = {request.request_id: [] for group in arrivals for request in group}
-    queue: Iterator[list[EngineRequest]] = iter(arrivals)
-    group: list[EngineRequest] | None = next(queue, None)
-    while group is not None or engine.has_work:
-        for request in group or ():
-            assert engine.submit(request) == []
-        group = next(queue, None)
-        if not engine.has_work:
-            continue
-        for event in engine.step().events:
-            if isinstance(event, TokenEvent):
-                generated[event.request_id].append((event.token_id, event.logprob))
-        engine.check()
-        programs.check()
-    return generated
-
-
-def request(name: str, prompt_ids: list[int], num_tokens: int, sampling: SamplingParams) -> EngineRequest:
-    return EngineRequest(
-        request_id=name,
-        prompt_ids=tuple(prompt_ids),
-        max_new_tokens=num_tokens,
-        eos_token_ids=frozenset(),
-        sampling=sampling,
-    )
+def run(
+    programs: CpuPrograms,
+    arrivals: list[list[EngineRequest]],
+    num_slots: int,
+    prefill_tokens: int,
+    constraints: ConstraintFactory | None = None,
+) -> Generated:
+    return run_engine(programs, arrivals, limits(num_slots, prefill_tokens), constraints)
 
 
 def test_greedy_text_in_float32_is_the_stored_reference(directory: Path) -> None:
     programs = load(directory, "none", "float32", "float32")
     requests = [
-        request(str(number), reference["prompt_ids"], len(reference["output_ids"]), SamplingParams())
+        engine_request(str(number), reference["prompt_ids"], len(reference["output_ids"]), SamplingParams())
         for number, reference in enumerate(REFERENCES)
     ]
     generated = run(programs, [requests], 16, 512)
@@ -106,7 +84,7 @@ def random_requests(source: random.Random) -> list[EngineRequest]:
             seed=number,
             repetition_penalty=1.1 if number % 3 == 0 else 1.0,
         )
-        requests.append(request(str(number), prompt_ids, source.randrange(1, 25), sampling))
+        requests.append(engine_request(str(number), prompt_ids, source.randrange(1, 25), sampling))
     return requests
 
 

@@ -1,7 +1,7 @@
 """What a decoder is, which checkpoints describe one, and how weights are read, rounded and packed."""
 
 from ranvier.models.checkpoint import Checkpoint, SafetensorsCheckpoint, read_json
-from ranvier.models.families import spec_of, supported_families
+from ranvier.models.families import refused_families, spec_of, supported_families
 from ranvier.models.packing import PackedWeights, WeightPlan, write_weights
 from ranvier.models.spec import DecoderSpec
 
@@ -12,6 +12,7 @@ __all__ = [
     "SafetensorsCheckpoint",
     "WeightPlan",
     "read_json",
+    "refused_families",
     "spec_of",
     "supported_families",
     "write_weights",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ranvier.errors import ModelError
 
 _MISSING = object()
+_Choice = TypeVar("_Choice", str, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class ConfigFields:
             raise self._wrong(name, value, "a whole number above 0")
         return value
 
+    def optional_integer(self, name: str, default: int | None = None) -> int | None:
+        """An integer above zero, or None where the field is `null`; `default` where it is absent."""
+        if name not in self.values:
+            return default
+        return None if self.values[name] is None else self.integer(name)
+
     def number(self, name: str, default: object = _MISSING) -> float:
         """A finite number above zero."""
         value = _number(self._get(name, default))
@@ -42,6 +50,16 @@ class ConfigFields:
         found = tuple(value for value in values if value is not None)
         if len(found) != count or len(values) != count:
             raise self._wrong(name, given, f"a list of {count} numbers above 0")
+        return found
+
+    def choices(self, name: str, count: int, allowed: tuple[_Choice, ...]) -> list[_Choice]:
+        """A list of `count` of the values allowed."""
+        given = self._get(name, _MISSING)
+        values = given if isinstance(given, list) else []
+        # By type too: `true` equals 1.
+        found = [known for value in values for known in allowed if value == known and type(value) is type(known)]
+        if len(found) != count or len(values) != count:
+            raise self._wrong(name, given, f"a list of {count} values out of {', '.join(map(str, allowed))}")
         return found
 
     def boolean(self, name: str, default: bool) -> bool:

@@ -10,12 +10,12 @@ Which form a matrix is held in follows from the checkpoint and `quantize`:
 | `int4` | int4 groups | exact int4 | int4 groups |
 
 Under `int4` the embedding and the head, and matrices whose rows no group of 32 divides, are int8 by row unless they
-are Q4_0 blocks. Norms and biases are float32 always.
+are Q4_0 blocks. Norms, biases and learned positions are float32 always.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from ranvier.errors import ModelError
 from ranvier.models.checkpoint import Checkpoint
 from ranvier.models.families import family_of, spec_of
 from ranvier.models.quantize import INT4_GROUP, quantize_int4, quantize_int8
+from ranvier.models.sources import Source
 from ranvier.models.spec import DecoderSpec
 from ranvier.models.tensor_file import TensorFile, TensorWriter, aligned
 from ranvier.models.weights import Array, Dense, FloatArray, Int4, Int8, Weight, dequantize, to_bfloat16_bits
@@ -52,17 +53,34 @@ def write_weights(checkpoint: Checkpoint, plan: WeightPlan, path: Path, progress
     Raises `ModelError` listing names when tensors are missing, left over, or of the wrong shape.
     """
     spec, names = spec_of(checkpoint.config), _matched_names(checkpoint)
+    stored_shapes = _stored_shapes(spec, names)
+    reader = _LastRead(checkpoint)
     with TensorWriter(path, 3 * len(names)) as writer:
-        for done, (ours, theirs) in enumerate(names.items()):
-            weight = checkpoint.read(theirs)
-            _check_shape(theirs, weight.shape, _expected_shape(spec, ours))
-            held = hold(ours, weight, plan, was_quantized=checkpoint.was_quantized(theirs))
+        for done, (ours, source) in enumerate(names.items()):
+            stored = reader.read(source.name)
+            _check_shape(source.name, stored.shape, stored_shapes[source.name])
+            held = hold(ours, source.take(stored), plan, was_quantized=checkpoint.was_quantized(source.name))
             for suffix, values in _parts(held):
                 writer.add(ours + suffix, values)
             progress(done + 1, len(names))
 
 
-def _matched_names(checkpoint: Checkpoint) -> dict[str, str]:
+class _LastRead:
+    """Reads tensors and keeps the last: the parts of a fused one are asked for one after the other."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._last: tuple[str, Weight] | None = None
+
+    def read(self, name: str) -> Weight:
+        """The tensor of that name."""
+        if self._last is None or self._last[0] != name:
+            self._last = None
+            self._last = name, self._checkpoint.read(name)
+        return self._last[1]
+
+
+def _matched_names(checkpoint: Checkpoint) -> dict[str, Source]:
     family = family_of(checkpoint.config)
     spec = family.spec_from_config(checkpoint.config)
     there = checkpoint.names()
@@ -72,12 +90,12 @@ def _matched_names(checkpoint: Checkpoint) -> dict[str, str]:
             f"the checkpoint holds {len(there)} tensors, too few for the {spec.num_layers} layers of its config; "
             "it is incomplete or damaged"
         )
-    names: dict[str, str] = family.weight_names(spec)
-    missing = sorted(set(names.values()) - there)
+    names = family.as_saved(family.weight_names(spec), there)
+    wanted = {source.name for source in names.values()}
+    missing = sorted(wanted - there)
     if missing:
         raise ModelError(f"the checkpoint lacks {len(missing)} tensors: {_listed(missing)}")
-    # A tied head is often saved a second time.
-    left = sorted(n for n in there - set(names.values()) if not family.is_ignored(n) and n != "lm_head.weight")
+    left = sorted(name for name in there - wanted if not family.is_ignored(name))
     if left:
         raise ModelError(f"the checkpoint has {len(left)} tensors that its config does not call for: {_listed(left)}")
     return names
@@ -87,17 +105,16 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _expected_shape(spec: DecoderSpec, name: str) -> tuple[int, ...]:
-    part = name.split(".")[-1] if not name.endswith(".bias") else name.split(".")[-2]
-    width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    rows = {"q": width, "k": kv_width, "v": kv_width, "gate": spec.intermediate_size, "up": spec.intermediate_size}
-    columns = {"o": width, "down": spec.intermediate_size}
-    if part in ("attn_norm", "mlp_norm", "final_norm"):
-        return (spec.hidden_size,)
-    if part in _TABLES:
-        return (spec.vocab_size, spec.hidden_size)
-    out = rows.get(part, spec.hidden_size)
-    return (out,) if name.endswith(".bias") else (out, columns.get(part, spec.hidden_size))
+def _stored_shapes(spec: DecoderSpec, names: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    """Shape of each checkpoint tensor; one that several weights are rows of has the rows of all of them."""
+    shared, of_layer = spec.shared_shapes(), spec.layer_shapes()
+    ours_shapes: dict[str, tuple[int, ...]] = {}
+    transposed = {source.name for source in names.values() if source.is_transposed}
+    for ours, source in names.items():
+        shape = shared[ours] if ours in shared else of_layer[ours.split(".", 2)[2]]
+        before = ours_shapes.get(source.name, (0,))[0]
+        ours_shapes[source.name] = (before + shape[0], *shape[1:])
+    return {name: shape[::-1] if name in transposed else shape for name, shape in ours_shapes.items()}
 
 
 def _check_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
@@ -107,7 +124,7 @@ def _check_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> 
 
 def hold(name: str, weight: Weight, plan: WeightPlan, *, was_quantized: bool) -> Weight:
     """The form in which one tensor goes into the artifact; see the table above."""
-    if len(weight.shape) == 1:
+    if len(weight.shape) == 1 or name == "positions":
         return Dense(dequantize(weight))
     if isinstance(weight, Int4) and weight.zeros.dtype == np.uint8 and plan.quantize != "int8":
         return weight

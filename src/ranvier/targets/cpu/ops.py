@@ -14,6 +14,7 @@ import openvino as ov
 import openvino.opset13 as op
 from openvino import Type
 
+from ranvier.models.spec import Activation
 from ranvier.models.weights import Array, Dense, FloatArray, Int4, Int8, Weight
 
 BLOCK_TOKENS = 32
@@ -80,19 +81,39 @@ def rms_norm(x_TD: Node, weight_D: FloatArray, eps: float) -> Node:
     return op.multiply(op.constant(weight_D), op.multiply(x_TD, inverse))
 
 
-def rope(x: Node, heads: int, head_dim: int, cos: Node, sin: Node) -> Node:
-    """Rotate halves of `[T, heads * E]` by `cos`, `sin` of shape `[T, 1, 1, E]`; becomes one `RoPE`.
+def layer_norm(x_TD: Node, weight_D: FloatArray, bias_D: FloatArray, eps: float) -> Node:
+    """`(x - mean) / sqrt(variance + eps) * weight + bias`; an `MVN` and what follows it."""
+    normal = op.mvn(x_TD, integers(-1), True, eps, "INSIDE_SQRT")
+    return op.add(op.multiply(normal, op.constant(weight_D)), op.constant(bias_D))
 
-    The split must name axis 3; with -1 the pattern is not recognised.
+
+def rope(x: Node, cos: Node, sin: Node, rotary_dim: int, head_dim: int) -> Node:
+    """Rotate halves of the first `rotary_dim` of `[T, heads, 1, E]` by `cos`, `sin` of shape `[T, 1, 1, rotary_dim]`.
+
+    Becomes one `RoPE`. The split must name axis 3; with -1 the pattern is not recognised.
     """
-    x = op.reshape(x, integers(-1, heads, 1, head_dim), False)
-    halves = op.variadic_split(x, op.constant(np.int64(3)), integers(head_dim // 2, head_dim // 2))
+    if rotary_dim == head_dim:
+        return _rotated(x, cos, sin, rotary_dim)
+    parts = op.variadic_split(x, op.constant(np.int64(3)), integers(rotary_dim, head_dim - rotary_dim))
+    return op.concat([_rotated(parts.output(0), cos, sin, rotary_dim), parts.output(1)], -1)
+
+
+def _rotated(x: Node, cos: Node, sin: Node, width: int) -> Node:
+    halves = op.variadic_split(x, op.constant(np.int64(3)), integers(width // 2, width // 2))
     rotated = op.concat([op.multiply(halves.output(1), scalar(-1.0)), halves.output(0)], -1)
-    x = op.add(op.multiply(x, cos), op.multiply(rotated, sin))
-    return op.reshape(x, integers(-1, heads * head_dim), False)
+    return op.add(op.multiply(x, cos), op.multiply(rotated, sin))
 
 
-def paged_attention(inputs: dict[str, Node], *, heads: int, kv_heads: int, head_dim: int) -> Node:
+def activation(x: Node, kind: Activation) -> Node:
+    """One operation for each kind."""
+    if kind == "silu":
+        return op.swish(x)
+    if kind == "relu":
+        return op.relu(x)
+    return op.gelu(x, "tanh" if kind == "gelu_tanh" else "erf")
+
+
+def paged_attention(inputs: dict[str, Node], *, kv_heads: int, head_dim: int, scale: float, window: int | None) -> Node:
     """Causal attention of flat queries over the blocks of each sequence; writes the new keys and values in place.
 
     `inputs` holds `query, key, value, key_cache, value_cache, past_lens, begins, blocks, block_begins, max_context`.
@@ -100,9 +121,10 @@ def paged_attention(inputs: dict[str, Node], *, heads: int, kv_heads: int, head_
     """
     off_i, off_f = op.constant(np.zeros(0, np.int32)), op.constant(np.zeros(0, np.float32))
     zero = op.constant(np.int32(0))
+    seen = zero if window is None else op.constant(np.int32(window))
     names = ("query", "key", "value", "key_cache", "value_cache", "past_lens", "begins", "blocks", "block_begins")
     arguments = [inputs[name] for name in names]
-    arguments += [scalar(head_dim**-0.5), zero, off_f, inputs["max_context"], off_i]  # scale, window, alibi, -, scores
+    arguments += [scalar(scale), seen, off_f, inputs["max_context"], off_i]  # scale, window, alibi, -, scores
     arguments += [off_i, off_i, off_f, off_f, zero, zero, off_f]  # rotation x3, sparse attention x3, sinks
     arguments += [zero, off_i, off_i, off_i]  # eviction
     arguments += [off_i, op.constant(np.zeros(0, np.uint8)), off_i]  # token types, query bias x2

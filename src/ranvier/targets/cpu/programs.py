@@ -27,7 +27,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "u8": "u8"}
 _ELEMENT_BYTES = {Type.f32: 4, Type.bf16: 2, Type.u8: 1, Type.f16: 2}
 _U8_EXTRA = 8
 """Rows or columns by which 8-bit caches are larger: the scales live in them."""
-_CAPABILITIES = Capabilities(mixed_steps=True, chunk_multiple=BLOCK_TOKENS, prefix_sharing=True)
+CAPABILITIES = Capabilities(mixed_steps=True, chunk_multiple=BLOCK_TOKENS, prefix_sharing=True)
 
 Ints = npt.NDArray[np.int32]
 
@@ -88,7 +88,7 @@ class CpuPrograms:
     @property
     def capabilities(self) -> Capabilities:
         """Mixed steps, cuts at block borders, shared prefixes, every sampling parameter."""
-        return _CAPABILITIES
+        return CAPABILITIES
 
     @property
     def details(self) -> dict[str, str]:
@@ -115,7 +115,13 @@ class CpuPrograms:
         logits_RV = self._request.get_output_tensor(0).data
         log_sums_R = self._request.get_output_tensor(1).data[:, 0]
         choices = self._sampler.choose(logits_RV[:num_rows], log_sums_R[:num_rows], plan.rows)
-        return StepResult(choices, scores(plan, logits_RV, log_sums_R), choosing_s=time.monotonic() - began)
+        num_padded = len(inputs["ids"]) - sum(len(chunk.token_ids) for chunk in plan.chunks)
+        return StepResult(
+            choices,
+            scores(plan, logits_RV, log_sums_R),
+            choosing_s=time.monotonic() - began,
+            num_padded_tokens=num_padded,
+        )
 
     def _step_inputs(self, plan: StepPlan) -> dict[str, Ints]:
         chunks = plan.chunks
