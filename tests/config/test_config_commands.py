@@ -147,7 +147,7 @@ def test_help_is_printed_and_ends_the_program(flag: str, capsys: pytest.CaptureF
     )
     assert (
         "  -p, --port <PORT>\n"
-        "          Port to listen on; 0 takes a free one. [env: PORT] [default: 3000]\n"
+        "          Port to listen on; 0 takes a free one. [env: AIP_HTTP_PORT, PORT] [default: 3000]\n"
         "      --validation-workers <NUM_THREADS>\n"
     ) in text
     assert "  -e, --env\n          Log versions and hardware, then go on.\n" in text

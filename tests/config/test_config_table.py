@@ -21,19 +21,20 @@ HONOURED_FLAGS = """
 --max-batch-size --max-input-tokens --max-input-length --max-total-tokens --max-batch-prefill-tokens
 --max-concurrent-requests --max-best-of --max-stop-sequences --max-top-n-tokens --max-client-batch-size
 --payload-limit --disable-grammar-support
---hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g --json-output
---target --num-threads --single-process --artifact-cache --log-level
+--hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g
+--json-output --log-level --log-colorize --log-prompts --otlp-endpoint --otlp-service-name
+--target --num-threads --single-process --artifact-cache
 --env -e --help -h --version -V
 """.split()
 
 IGNORED_FLAGS = """
 --num-shard --sharded --waiting-served-ratio --max-waiting-tokens --max-batch-total-tokens --cuda-graphs
 --prometheus-port --shard-uds-path --master-addr --master-port --disable-custom-kernels --cuda-memory-fraction
---usage-stats --enable-prefill-logprobs --otlp-service-name --watermark-gamma --watermark-delta
+--usage-stats --enable-prefill-logprobs --watermark-gamma --watermark-delta
 """.split()
 
 REFUSED_FLAGS = """
---trust-remote-code --speculate --rope-scaling --rope-factor --lora-adapters --otlp-endpoint
+--trust-remote-code --speculate --rope-scaling --rope-factor --lora-adapters
 --ngrok --ngrok-authtoken --ngrok-edge
 """.split()
 
@@ -101,6 +102,7 @@ def test_a_variable_is_the_flag_in_upper_case_unless_the_row_says_otherwise() ->
         "model_id": ("MODEL_ID", "HF_MODEL_ID"),
         "revision": ("REVISION", "HF_MODEL_REVISION"),
         "quantize": ("QUANTIZE", "HF_MODEL_QUANTIZE"),
+        "port": ("AIP_HTTP_PORT", "PORT"),
         "artifact_cache": ("RANVIER_CACHE",),
         "env": (),
         "help": (),
@@ -148,7 +150,7 @@ def test_the_page_of_options_shows_flags_variables_defaults_and_reasons() -> Non
         "As a variable, a switch is `true` or `false`.",
     ]
     assert (
-        "| `--port`, `-p` | `PORT` | 3000 | a whole number from 0 to 65535 | Port to listen on; 0 takes a free one. |"
+        "| `--port`, `-p` | `AIP_HTTP_PORT`, `PORT` | 3000 | a whole number from 0 to 65535 | Port to listen on; 0 takes a free one. |"
         in lines
     )
     assert "| `--env`, `-e` | – | false | – | Log versions and hardware, then go on. |" in lines
@@ -161,6 +163,7 @@ def test_the_page_of_options_shows_flags_variables_defaults_and_reasons() -> Non
         "## Precision",
         "## Limits",
         "## Server",
+        "## Logs and traces",
         "## Not in TGI",
         "## Help and diagnosis",
         "## Known from TGI, accepted without effect",

@@ -32,6 +32,14 @@ class Family:
         """Observations at or below each bound."""
         return list(self._buckets(labels).values())
 
+    def quantiles(self) -> dict[str, float]:
+        """The values of a summary without other labels, by quantile as written."""
+        return {labels[0][1]: value for (suffix, labels), value in self.samples.items() if suffix == ""}
+
+    def label_values(self, name: str) -> set[str]:
+        """The values that a label has in any sample."""
+        return {value for _, labels in self.samples for label, value in labels if label == name}
+
     def _buckets(self, labels: dict[str, str]) -> dict[str, float]:
         own = tuple(labels.items())
         return {
@@ -50,7 +58,7 @@ def parse(text: str) -> dict[str, Family]:
         if line.startswith("# HELP "):
             name, help_text = line.removeprefix("# HELP ").split(" ", 1)
             kind = next(lines).removeprefix(f"# TYPE {name} ")
-            assert kind in ("counter", "gauge", "histogram"), kind
+            assert kind in _SUFFIXES, kind
             assert name not in families, f"{name} comes twice"
             families[name] = Family(kind, help_text)
         else:
@@ -72,7 +80,12 @@ def _add(family: Family, name: str, line: str) -> None:
     family.samples[key] = float(match["value"])
 
 
-_SUFFIXES = {"counter": {""}, "gauge": {""}, "histogram": {"_bucket", "_sum", "_count"}}
+_SUFFIXES = {
+    "counter": {""},
+    "gauge": {""},
+    "histogram": {"_bucket", "_sum", "_count"},
+    "summary": {"", "_sum", "_count"},
+}
 
 
 def _labels(text: str) -> Labels:

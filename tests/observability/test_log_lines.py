@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from http_driver import AsgiCall, client_of
 from ranvier.core import FailEvent
@@ -66,17 +69,75 @@ def test_a_plain_line_ends_with_the_fields() -> None:
 def test_a_plain_line_is_followed_by_the_traceback() -> None:
     lines = PlainFormatter("engine").format(record(exc_info=raised())).splitlines()
     assert lines[0] == "2001-09-09T01:46:40.250Z INFO  engine: ready"
-    assert (lines[1], lines[-1]) == ("Traceback (most recent call last):", "ValueError: out of luck")
+    assert (lines[1], lines[-1]) == ("  Traceback (most recent call last):", "  ValueError: out of luck")
+
+
+def test_values_of_a_plain_line_are_quoted_where_they_could_be_taken_for_more() -> None:
+    line = PlainFormatter("x").format(
+        record(a="two words", b='say "x"', c="", d="a=b", e=r"c:\d", f=r"c:\d e", g={"k": 1})
+    )
+    assert line.split(": ready ")[1] == (
+        r'a="two words" b="say \"x\"" c="" d=a=b e=c:\d f="c:\\d e" ' + "g=\"{'k': 1}\""
+    )
+
+
+FORGED = "x\x1b[2J\r\n2001-09-09T01:46:40.250Z INFO  engine: forged"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a\nb", r"a\nb"),
+        ("a\r\nb", r"a\r\nb"),
+        ("\x1b[2Jgone", r"\x1b[2Jgone"),
+        ("\x00\x7f\x85", r"\x00\x7f\x85"),
+        ("\u2028\u2029", r"\u2028\u2029"),
+        ("\u202eright to left", r"\u202eright to left"),
+        ("\ud800", r"\ud800"),
+        ("naïve 神経 🙂", "naïve 神経 🙂"),
+    ],
+)
+def test_what_does_not_print_is_escaped_in_plain_lines(text: str, told: str) -> None:
+    line = PlainFormatter("engine").format(record("%s", text, value=text + " "))
+    assert line == f'2001-09-09T01:46:40.250Z INFO  engine: {told} value="{told} "'
+
+
+def test_nobody_can_write_a_line_of_their_own() -> None:
+    """Neither in a message nor in a value nor in the text of an exception."""
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        problem = sys.exc_info()
+    made = record(FORGED, value=FORGED, exc_info=problem)
+    plain = PlainFormatter("engine").format(made).split("\n")
+    assert [line for line in plain[1:] if not line.startswith("  ")] == []
+    assert [line for line in plain if not line.isprintable()] == []
+    assert "\n" not in JsonFormatter("engine").format(made)
+
+
+@given(st.text())
+def test_any_text_is_one_line_that_can_be_written(text: str) -> None:
+    for formatter in (PlainFormatter("x"), JsonFormatter("x")):
+        line = formatter.format(record("%s", text, value=text))
+        assert "\n" not in line and "\r" not in line
+        assert line.encode().decode() == line
+
+
+def test_json_takes_what_its_encoder_does_not() -> None:
+    line = JsonFormatter("x").format(record("half a pair: \ud800", huge=2**70, path=complex(1, 2)))
+    fields = json.loads(line)
+    assert (fields["message"], fields["huge"], fields["path"]) == ("half a pair: \ud800", 2**70, "(1+2j)")
 
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger, put back afterwards."""
-    logger = logging.getLogger()
-    handlers, level = list(logger.handlers), logger.level
+    """The root logger, put back afterwards, and ours."""
+    logger, ours = logging.getLogger(), logging.getLogger("ranvier")
+    handlers, levels = list(logger.handlers), (logger.level, ours.level)
     yield logger
     logger.handlers[:] = handlers
-    logger.setLevel(level)
+    logger.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +154,61 @@ def test_a_level_lets_itself_and_what_is_worse_through(
     told = [json.loads(line)["message"] for line in captured.err.splitlines()]
     assert told == [f"at {number}" for number in (10, 20, 30, 40) if number >= expected]
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "ours", "theirs"),
+    [
+        ("trace", {"debug", "info", "warning", "error"}, {"debug", "info", "warning", "error"}),
+        ("debug", {"debug", "info", "warning", "error"}, {"warning", "error"}),
+        ("info", {"info", "warning", "error"}, {"warning", "error"}),
+        ("warn", {"warning", "error"}, {"warning", "error"}),
+        ("error", {"error"}, {"error"}),
+    ],
+)
+def test_libraries_have_their_say_from_warnings_on_or_with_trace(
+    level: str, ours: set[str], theirs: set[str], root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logs(level, as_json=True, process="router")
+    for name in ("ranvier.x", "library.x"):
+        for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            logging.getLogger(name).log(number, "told")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    for name, expected in (("ranvier.x", ours), ("library.x", theirs)):
+        assert {line["level"].lower() for line in lines if line["target"] == name} == expected
+
+
+@pytest.mark.parametrize(
+    ("colorize", "is_terminal", "no_color", "has_colours"),
+    [
+        ("auto", True, "", True),
+        ("auto", True, "1", False),
+        ("auto", False, "", False),
+        ("true", False, "1", True),
+        ("1", False, "", True),
+        ("false", True, "", False),
+        ("0", True, "", False),
+    ],
+)
+def test_colours_are_for_terminals_or_for_those_who_ask(
+    colorize: str,
+    is_terminal: bool,
+    no_color: str,
+    has_colours: bool,
+    root: logging.Logger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    set_up_logs("info", as_json=False, process="router", colorize=colorize)
+    logging.getLogger("ranvier.x").warning("hot")
+    word = "\x1b[33mWARNING\x1b[0m" if has_colours else "WARNING"
+    assert f" {word} router: hot\n" in screen.getvalue()
+    set_up_logs("info", as_json=True, process="router", colorize=colorize)
+    logging.getLogger("ranvier.x").warning("cold")
+    assert json.loads(screen.getvalue().splitlines()[1])["level"] == "WARNING"
 
 
 def test_setting_up_twice_does_not_tell_twice(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +235,7 @@ def test_one_line_tells_what_a_request_was(caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.INFO, "ranvier")
     asyncio.run(main())
     (line,) = done_lines(caplog)
-    assert (line["level"], line["target"], line["process"]) == ("INFO", "ranvier.service.service", "router")
+    assert (line["level"], line["target"], line["process"]) == ("INFO", "ranvier.service.recording", "router")
     counts = {name: line[name] for name in ("input_tokens", "output_tokens", "reused_tokens", "finish_reason", "seed")}
     assert counts == {
         "input_tokens": 6,
@@ -128,9 +244,9 @@ def test_one_line_tells_what_a_request_was(caplog: pytest.LogCaptureFixture) -> 
         "finish_reason": "eos_token",
         "seed": 9,
     }
-    times = {name: value for name, value in line.items() if name.endswith("_ms")}
-    assert times.keys() == {"total_ms", "validation_ms", "queue_ms", "inference_ms", "per_token_ms"}
-    assert all(value >= 0 for value in times.values())
+    assert line["parameters"] == {"seed": 9, "top_k": 1}
+    times = {name for name in line if "time" in name and name != "timestamp"}
+    assert times == {"total_time", "validation_time", "queue_time", "inference_time", "time_per_token"}
 
 
 def test_best_of_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

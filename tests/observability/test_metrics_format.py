@@ -9,10 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_text import parse
 
-from ranvier.observability.metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, Metric, even_buckets
+from ranvier.observability.series import (
+    DURATION_BUCKETS,
+    Counter,
+    FollowedCounter,
+    Gauge,
+    Histogram,
+    Metric,
+    Series,
+    Summary,
+    even_buckets,
+)
 
 
-def text_of(metric: Metric) -> str:
+def text_of(metric: Metric[Series]) -> str:
     return "".join(f"{line}\n" for line in metric.lines())
 
 
@@ -20,6 +30,15 @@ def test_nothing_is_shown_before_the_first_update() -> None:
     assert Counter("c", "Help.").lines() == []
     assert Gauge("g", "Help.").lines() == []
     assert Histogram("h", "Help.", [1.0]).lines() == []
+    assert Summary("s", "Help.").lines() == []
+    assert FollowedCounter("f", "Help.").lines() == []
+
+
+def test_holding_on_to_a_series_does_not_show_it() -> None:
+    families = (Counter("c", "Help."), Gauge("g", "Help."), Histogram("h", "Help.", [1.0]), Summary("s", "Help."))
+    for family in families:
+        family.child(method="decode")
+        assert family.lines() == []
 
 
 def test_a_counter_has_no_suffix() -> None:
@@ -40,6 +59,42 @@ def test_a_counter_with_labels_has_a_series_for_each_value() -> None:
     counter.add(0.5, err="dropped")
     assert counter.lines()[2:] == ['c{err="overloaded"} 1', 'c{err="dropped"} 0.5']
     assert (counter.value(err="dropped"), counter.value(err="validation")) == (0.5, 0)
+
+
+def test_a_series_that_is_held_is_the_one_that_labels_name() -> None:
+    counter, histogram = Counter("c", "Help."), Histogram("h", "Help.", [1.0])
+    held = counter.child(err="dropped")
+    held.add()
+    counter.add(2, err="dropped")
+    assert (held.value, counter.value(err="dropped"), counter.child(err="dropped") is held) == (3, 3, True)
+    histogram.child(method="decode").observe(0.5)
+    histogram.observe(0.5, method="decode")
+    assert histogram.lines()[-1] == 'h_count{method="decode"} 2'
+
+
+def test_asking_for_a_value_makes_no_series() -> None:
+    counter = Counter("c", "Help.")
+    assert counter.value(err="dropped") == 0
+    assert counter.lines() == []
+
+
+def test_an_amount_of_zero_shows_a_counter() -> None:
+    counter = Counter("c", "Help.")
+    counter.add(0)
+    assert counter.lines()[-1] == "c 0"
+
+
+def test_a_followed_counter_is_read_each_time() -> None:
+    counter, values = FollowedCounter("f", "Help."), iter([0, 3])
+    counter.follow(lambda: next(values))
+    assert counter.lines() == ["# HELP f Help.", "# TYPE f counter", "f 0"]
+    assert counter.lines()[-1] == "f 3"
+
+
+def test_a_gauge_with_labels_has_a_series_for_each() -> None:
+    gauge = Gauge("g", "Help.")
+    gauge.child(version="1", model='a "b"').set(1)
+    assert gauge.lines()[2:] == ['g{version="1",model="a \\"b\\""} 1']
 
 
 def test_a_gauge_is_set_and_moved_and_may_be_zero() -> None:
@@ -82,6 +137,38 @@ def test_a_histogram_with_labels_is_kept_for_each_value() -> None:
         'h_sum{method="decode"} 3',
         'h_count{method="decode"} 1',
     ]
+
+
+def test_a_summary_has_tgis_quantiles_sum_and_count() -> None:
+    summary = Summary("s", "Help.")
+    summary.observe(0, times=98)
+    summary.observe(1)
+    summary.observe(5)
+    assert summary.lines() == [
+        "# HELP s Help.",
+        "# TYPE s summary",
+        's{quantile="0"} 0',
+        's{quantile="0.5"} 0',
+        's{quantile="0.9"} 0',
+        's{quantile="0.95"} 0',
+        's{quantile="0.99"} 1',
+        's{quantile="0.999"} 5',
+        's{quantile="1"} 5',
+        "s_sum 6",
+        "s_count 100",
+    ]
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60))
+def test_the_least_and_the_greatest_value_and_the_median_are_exact(values: list[int]) -> None:
+    """The median of an even number of values is the lower of the two in the middle."""
+    summary = Summary("s", "Help.")
+    for value in values:
+        summary.observe(value)
+    family = parse(text_of(summary))["s"]
+    expected = {"0": min(values), "0.5": sorted(values)[(len(values) - 1) // 2], "1": max(values)}
+    assert {share: family.quantiles()[share] for share in expected} == expected
+    assert (family.value("_sum"), family.value("_count")) == (sum(values), len(values))
 
 
 @given(st.lists(st.floats(0, 200), min_size=1), st.sampled_from([DURATION_BUCKETS, even_buckets(128), (1.0,)]))

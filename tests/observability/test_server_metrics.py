@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_text import Family, parse
+from some_moments import some_moments
 
 from http_driver import AsgiCall, client_of
 from ranvier.compose.router import StepRecorder, make_metrics
@@ -18,7 +19,7 @@ from ranvier.service import ServiceLimits
 from serving import END, LIMITS, HandEngine, PlayingEngine, make_service, scripted_service, until
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
-AFTER_A_SUCCESS = {
+OF_REQUESTS = {
     "tgi_request_count": COUNTER,
     "tgi_request_success": COUNTER,
     "tgi_request_duration": HISTOGRAM,
@@ -30,17 +31,24 @@ AFTER_A_SUCCESS = {
     "tgi_request_input_length": HISTOGRAM,
     "tgi_request_max_new_tokens": HISTOGRAM,
     "tgi_queue_size": GAUGE,
-    "tgi_batch_next_size": HISTOGRAM,
-    "tgi_batch_current_size": GAUGE,
-    "tgi_batch_current_max_tokens": GAUGE,
-    "tgi_batch_inference_count": COUNTER,
-    "tgi_batch_inference_success": COUNTER,
-    "tgi_batch_inference_duration": HISTOGRAM,
+}
+OURS_OF_STEPS = {
+    "ranvier_slots": GAUGE,
+    "ranvier_slots_used": GAUGE,
+    "ranvier_computed_tokens": COUNTER,
+    "ranvier_padded_tokens": COUNTER,
+}
+OURS_OF_REQUESTS = {
     "ranvier_time_to_first_token_duration": HISTOGRAM,
+    "ranvier_inter_token_duration": HISTOGRAM,
+    "ranvier_queue_duration": HISTOGRAM,
+    "ranvier_tokenizer_queue_size": GAUGE,
+    "ranvier_tokenize_duration": HISTOGRAM,
     "ranvier_prompt_tokens": COUNTER,
+    "ranvier_prefix_hits": COUNTER,
     "ranvier_prefix_reused_tokens": COUNTER,
 }
-OF_REQUESTS = {name for name in AFTER_A_SUCCESS if not name.startswith("tgi_batch")}
+OURS_OF_THE_PROCESS = {"ranvier_engine_restarts": COUNTER, "ranvier_info": GAUGE}
 
 Requests = Callable[[httpx.AsyncClient], Awaitable[Any]]
 
@@ -49,11 +57,11 @@ async def scrape(client: httpx.AsyncClient) -> dict[str, Family]:
     return parse((await client.get("/metrics")).text)
 
 
-def after(requests: Requests, engine: HandEngine | None = None, **limits: int) -> dict[str, Family]:
+def after(requests: Requests, engine: HandEngine | None = None) -> dict[str, Family]:
     """The metrics after some requests to a played engine."""
 
     async def main() -> dict[str, Family]:
-        service = make_service(engine or PlayingEngine([97, END]), limits=ServiceLimits(**limits))
+        service = make_service(engine or PlayingEngine([97, END]))
         async with client_of(service) as client:
             await requests(client)
             return await scrape(client)
@@ -86,22 +94,92 @@ def test_a_server_that_has_done_nothing_shows_nothing() -> None:
     assert after(nothing) == {}
 
 
-def test_after_a_success_every_name_and_type_is_tgis() -> None:
-    families = after_scripted({"inputs": "signal", "parameters": {}})
-    assert {name: family.kind for name, family in families.items()} == AFTER_A_SUCCESS
-    assert all(family.help_text.endswith(".") for family in families.values())
+def some_success() -> dict[str, Family]:
+    return after_scripted({"inputs": "signal", "parameters": {}})
 
 
-def test_buckets_are_tgis() -> None:
-    families = after_scripted({"inputs": "signal", "parameters": {}})
-    for name, family in families.items():
-        labels = {"method": "prefill"} if name == "tgi_batch_inference_duration" else {}
-        if name.endswith("duration"):
+def test_a_success_shows_our_metrics_beside_tgis() -> None:
+    ours = {name: family.kind for name, family in some_success().items() if name.startswith("ranvier_")}
+    assert ours.items() <= {**OURS_OF_STEPS, **OURS_OF_REQUESTS}.items()
+    assert OURS_OF_STEPS.keys() | {"ranvier_time_to_first_token_duration"} <= ours.keys()
+
+
+def all_metrics() -> dict[str, Family]:
+    """The metrics after one update of everything that is a method."""
+    metrics = make_metrics(LIMITS)
+    metrics.set_info(version="1.2", model="some/model", target="cpu")
+    metrics.follow_engine_connections(lambda: 3)
+    with metrics.tokenizing():
+        assert "ranvier_tokenizer_queue_size 1\n" in metrics.render()
+    metrics.request_started(1.0, 1.5)
+    metrics.observe_token_gap(0.25)
+    metrics.request_done(some_moments(0.0), num_input=7, num_reused=4, num_generated=4)
+    return parse(metrics.render())
+
+
+def test_our_metrics_have_their_types() -> None:
+    ours = {name: family.kind for name, family in all_metrics().items() if name.startswith("ranvier_")}
+    assert ours == {**OURS_OF_REQUESTS, **OURS_OF_THE_PROCESS}
+
+
+def test_durations_of_ours_have_tgis_buckets() -> None:
+    for name, family in all_metrics().items():
+        labels = {"cause": "step"} if name == "ranvier_queue_duration" else {}
+        if name.endswith("_duration"):
             assert family.bounds(**labels)[:-1] == pytest.approx([0.0001 * 1.5**k for k in range(1, 36)])
-    assert families["tgi_request_input_length"].bounds()[:-1] == pytest.approx([0.32 * k for k in range(1, 101)])
-    for name in ("tgi_request_generated_tokens", "tgi_request_max_new_tokens"):
-        assert families[name].bounds()[:-1] == pytest.approx([0.64 * k for k in range(1, 101)])
-    assert families["tgi_batch_next_size"].bounds()[:-1] == list(range(1, 1025))
+
+
+def test_the_end_of_a_request_is_told_in_one_call() -> None:
+    families = all_metrics()
+    sums = {
+        "tgi_request_duration": 0.015,
+        "tgi_request_validation_duration": 0.001,
+        "tgi_request_queue_duration": 0.002,
+        "tgi_request_inference_duration": 0.012,
+        "tgi_request_mean_time_per_token_duration": 0.003,
+        "tgi_request_generated_tokens": 4,
+        "ranvier_time_to_first_token_duration": 0.007,
+    }
+    assert {name: families[name].value("_sum") for name in sums} == pytest.approx(sums)
+    counts = {
+        "tgi_request_success": 1,
+        "ranvier_prompt_tokens": 7,
+        "ranvier_prefix_hits": 1,
+        "ranvier_prefix_reused_tokens": 4,
+    }
+    assert {name: families[name].value() for name in counts} == counts
+
+
+def test_a_request_that_reused_nothing_is_no_hit() -> None:
+    metrics = make_metrics(LIMITS)
+    metrics.request_done(some_moments(0.0), num_input=7, num_reused=0, num_generated=4)
+    assert parse(metrics.render())["ranvier_prefix_hits"].value() == 0
+
+
+def test_gaps_between_tokens_are_counted_one_by_one() -> None:
+    family = all_metrics()["ranvier_inter_token_duration"]
+    assert (family.value("_sum"), family.value("_count")) == (0.25, 1)
+
+
+def test_what_runs_is_told_by_labels() -> None:
+    family = all_metrics()["ranvier_info"]
+    assert family.value(version="1.2", model="some/model", target="cpu") == 1
+
+
+@pytest.mark.parametrize(("connections", "restarts"), [(0, 0), (1, 0), (3, 2)])
+def test_each_connection_after_the_first_is_a_restart_of_the_engine(connections: int, restarts: int) -> None:
+    metrics = make_metrics(LIMITS)
+    metrics.follow_engine_connections(lambda: connections)
+    assert parse(metrics.render())["ranvier_engine_restarts"].value() == restarts
+
+
+def test_texts_at_the_tokenizer_are_counted_while_they_are_there_even_if_it_fails() -> None:
+    metrics = make_metrics(LIMITS)
+    with pytest.raises(ValueError, match="no text"), metrics.tokenizing():
+        raise ValueError("no text")
+    families = parse(metrics.render())
+    assert families["ranvier_tokenizer_queue_size"].value() == 0
+    assert families["ranvier_tokenize_duration"].value("_count") == 1
 
 
 def test_sums_of_token_counts() -> None:
@@ -192,7 +270,7 @@ def test_each_route_counts_a_request_once(path: str, extra: dict[str, Any]) -> N
             assert (await client.post(path, json={"inputs": "a", **extra})).status_code == 200
 
     families = after(three)
-    assert families.keys() == OF_REQUESTS
+    assert {name for name in families if name.startswith("tgi_")} == OF_REQUESTS.keys()
     assert families["tgi_request_count"].value() == families["tgi_request_success"].value() == 3
     assert families["tgi_request_generated_tokens"].value("_sum") == 6
     assert families["tgi_request_input_length"].value("_sum") == 3
@@ -269,13 +347,19 @@ def test_failures_of_the_engine_are_counted(path: str, ending: FailEvent | Finis
 
 
 def test_overload_is_counted() -> None:
-    async def two(client: httpx.AsyncClient) -> None:
-        body = {"inputs": "a", "parameters": {"best_of": 2, "do_sample": True}}
-        assert (await client.post("/generate", json=body)).status_code == 429
+    async def main() -> dict[str, Family]:
+        engine = HandEngine()
+        async with client_of(make_service(engine, limits=ServiceLimits(max_concurrent_requests=1))) as client:
+            first = asyncio.ensure_future(client.post("/generate", json={"inputs": "a"}))
+            await until(lambda: len(engine.requests) == 1, "submitted")
+            assert (await client.post("/generate", json={"inputs": "a"})).status_code == 429
+            engine.end(0)
+            await first
+            return await scrape(client)
 
-    families = after(two, max_concurrent_requests=1)
+    families = asyncio.run(main())
     assert failures(families) == {"overloaded": 1}
-    assert families["tgi_request_count"].value() == 1
+    assert families["tgi_request_count"].value() == 2
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])

@@ -129,13 +129,6 @@ IGNORED_OPTIONS: tuple[Option, ...] = (
         no_effect="what the target can report needs no enabling; the request's `decoder_input_details` decides",
     ),
     Option(
-        flags=("--otlp-service-name",),
-        help="Name of the service in traces.",
-        metavar="NAME",
-        status=Status.IGNORED,
-        no_effect="traces are not exported",
-    ),
-    Option(
         flags=("--watermark-gamma",),
         help="Share of the vocabulary that a watermark favours.",
         kind="decimal",
@@ -200,13 +193,6 @@ REFUSED_OPTIONS: tuple[Option, ...] = (
         metavar="ADAPTERS",
         status=Status.REFUSED,
         refusal="adapters are not served yet; merge the adapter into the model and serve the result instead",
-    ),
-    Option(
-        flags=("--otlp-endpoint",),
-        help="Where traces are exported to.",
-        metavar="URL",
-        status=Status.REFUSED,
-        refusal="traces are not exported yet; leave the option out and read `/metrics` instead",
     ),
     Option(
         flags=("--ngrok",),

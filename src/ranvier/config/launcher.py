@@ -55,11 +55,15 @@ class LauncherConfig:
     cors_allow_origin: tuple[str, ...]
     graceful_termination_timeout: int
     json_output: bool
+    log_level: str
+    log_colorize: str
+    log_prompts: bool
+    otlp_endpoint: str | None
+    otlp_service_name: str
     target: str
     num_threads: int | None
     single_process: bool
     artifact_cache: str
-    log_level: str
     print_env: bool
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -1,14 +1,15 @@
 """Every option, declared once.
 
 Parser, environment, `--help`, docs and configs are made from these rows. Names, defaults and meanings are those of
-TGI's launcher (Text Generation Inference 3.3.6) except in the group `OURS`; second variables such as `HF_MODEL_ID` are
-those of the SageMaker images.
+TGI's launcher (Text Generation Inference 3.3.6) except in the group `OURS` and where help says so; second variables
+such as `HF_MODEL_ID` are those of the SageMaker images.
 """
 
 from __future__ import annotations
 
 from ranvier.config.compatibility import IGNORED_OPTIONS, REFUSED_OPTIONS
 from ranvier.config.option import U16_MAX, Option
+from ranvier.config.telemetry import TELEMETRY_OPTIONS
 
 MODEL = "Model"
 LIMITS = "Limits"
@@ -221,6 +222,8 @@ _SERVER_OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         flags=("--port", "-p"),
+        # Only Vertex AI sets the first, and it must win over what an image says.
+        env=("AIP_HTTP_PORT", "PORT"),
         help="Port to listen on; 0 takes a free one.",
         group=SERVER,
         kind="whole",
@@ -263,13 +266,6 @@ _SERVER_OPTIONS: tuple[Option, ...] = (
         default=90,
         metavar="SECONDS",
     ),
-    Option(
-        flags=("--json-output",),
-        help="Write logs as JSON, one object a line.",
-        group=SERVER,
-        kind="switch",
-        default=False,
-    ),
 )
 
 _OUR_OPTIONS: tuple[Option, ...] = (
@@ -306,15 +302,6 @@ _OUR_OPTIONS: tuple[Option, ...] = (
         default="~/.cache/ranvier",
         metavar="DIRECTORY",
     ),
-    Option(
-        flags=("--log-level",),
-        help="Least important kind of log line that is written.",
-        group=OURS,
-        kind="choice",
-        default="info",
-        choices=("trace", "debug", "info", "warn", "error"),
-        metavar="LEVEL",
-    ),
 )
 
 _MISC_OPTIONS: tuple[Option, ...] = (
@@ -336,6 +323,7 @@ OPTIONS: tuple[Option, ...] = (
     *_PRECISION_OPTIONS,
     *_LIMIT_OPTIONS,
     *_SERVER_OPTIONS,
+    *TELEMETRY_OPTIONS,
     *_OUR_OPTIONS,
     *_MISC_OPTIONS,
     *IGNORED_OPTIONS,
