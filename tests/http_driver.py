@@ -17,6 +17,7 @@ from starlette.types import Message
 
 from ranvier.api import ApiOptions, build_app
 from ranvier.compose.event_loop import run_async
+from ranvier.compose.http_protocol import ConnectionLimits, http_protocol
 from ranvier.service import GenerationService
 
 T = TypeVar("T")
@@ -118,6 +119,13 @@ def events_of(body: str) -> list[Any]:
     return [json.loads(block.removeprefix("data: ")) for block in blocks]
 
 
+def openai_events_of(body: str) -> list[Any]:
+    """The JSON of each event of an OpenAI stream, which ends with `[DONE]`."""
+    end = "data: [DONE]\n\n"
+    assert body.endswith(end), body
+    return events_of(body.removesuffix(end))
+
+
 class _Server(uvicorn.Server):
     """Tells when it listens."""
 
@@ -161,7 +169,10 @@ class LiveServer:
 
 @contextmanager
 def live_server(
-    make: Callable[[], AbstractAsyncContextManager[GenerationService]], options: ApiOptions = OPTIONS
+    make: Callable[[], AbstractAsyncContextManager[GenerationService]],
+    options: ApiOptions = OPTIONS,
+    *,
+    limits: ConnectionLimits | None = None,
 ) -> Iterator[LiveServer]:
     """Serve what `make` gives, with the settings of `ranvier.compose.router`, until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -173,7 +184,13 @@ def live_server(
         async with make() as service:
             app = build_app(service, options)
             config = uvicorn.Config(
-                app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+                app,
+                http=http_protocol(limits or ConnectionLimits()),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
             )
             server = _Server(config)
             live = LiveServer(listener.getsockname()[1], service, asyncio.get_running_loop())

@@ -1,7 +1,8 @@
 """A service small enough to work out by hand, over an engine that the test plays or over the scripted target.
 
 Tokenizer: byte b is token b. 256 is `<|end|>`, which ends a generation, and 257 is `<|mark|>`: both are special. 258 is
-one ordinary token that spells `one. two`. Ids from 259 on have no text.
+one ordinary token that spells `one. two`. Ids from 259 on have no text, but a tokenizer that `thinks` has `<think>` and
+`</think>` there, which are special. A chat becomes what its users say, and what others say with their role before it.
 The scripted target has 264 token ids, so the tokenizer's fit. What it says to three prompts (S is the sum of the
 slot's ids, p the position, all mod 264; see `ranvier.targets.scripted`):
 
@@ -24,13 +25,19 @@ The chosen token has logit 8 and the other 263 have 0, so its log-probability is
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
+import json
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
+from ranvier.compose.constraints import constraint_factory
 from ranvier.compose.router import StepRecorder, make_metrics
 from ranvier.core import (
     Capabilities,
@@ -48,41 +55,78 @@ from ranvier.core import (
 from ranvier.core.dispatch import Dispatcher
 from ranvier.engine import Engine, LocalEngineClient
 from ranvier.errors import UnhealthyError
-from ranvier.service import GenerationService, ModelText, ServiceLimits
+from ranvier.grammar import GrammarCompiler
+from ranvier.service import GenerationService, GrammarChecker, ModelText, ServiceLimits
 from ranvier.targets.scripted import NO_FAULT, ScriptedPrograms
-from ranvier.text import Tokenizer
+from ranvier.text import ChatTemplate, Tokenizer
 from ranvier.text.pieces import BYTE_OF_CHARACTER
 
-END, MARK, ONE_TWO = 256, 257, 258
+END, MARK, ONE_TWO, THINK, END_THINK = 256, 257, 258, 259, 260
 VOCAB_SIZE = 264
+CHAT_TEMPLATE = """\
+{% for message in messages %}
+{% if message.role != 'user' %}{{ message.role }}: {% endif %}
+{{- message.content }}
+{%- endfor %}"""
 
 LIMITS = Limits(batch_size=4, sequence_length=64, max_input_tokens=32, max_batch_prefill_tokens=64)
+LONG = Limits(batch_size=4, sequence_length=2048, max_input_tokens=1024, max_batch_prefill_tokens=1024)
+"""For prompts with tools."""
+
 CAPABILITIES = Capabilities(mixed_steps=True, chunk_multiple=4, prefix_sharing=True)
 
 
 @functools.cache
-def byte_tokenizer(*, adds_mark: bool = False) -> Tokenizer:
+def byte_tokenizer(*, adds_mark: bool = False, thinks: bool = False) -> Tokenizer:
     """The tokenizer above; with `adds_mark` it puts `<|mark|>` before each text, as a BOS token."""
+    return Tokenizer.from_json(_byte_library(adds_mark, thinks).to_str())
+
+
+def _byte_library(adds_mark: bool = False, thinks: bool = False) -> tokenizers.Tokenizer:
     library = tokenizers.Tokenizer(models.BPE(vocab=dict(BYTE_OF_CHARACTER), merges=[]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.decoder = decoders.ByteLevel()
     library.add_special_tokens([AddedToken(name, normalized=False) for name in ("<|end|>", "<|mark|>")])
     library.add_tokens([AddedToken("one. two", normalized=False)])
+    if thinks:
+        library.add_special_tokens([AddedToken(name, normalized=False) for name in ("<think>", "</think>")])
     if adds_mark:
         library.post_processor = processors.TemplateProcessing(
             single="<|mark|> $A", special_tokens=[("<|mark|>", MARK)]
         )
-    return Tokenizer.from_json(library.to_str())
+    return library
 
 
-def model_text(tokenizer: Tokenizer | None = None) -> ModelText:
-    """What the text half knows of the model."""
+@functools.cache
+def tokenizer_file() -> Path:
+    """The tokenizer above as a file, for grammars."""
+    directory = tempfile.TemporaryDirectory()
+    atexit.register(directory.cleanup)
+    path = Path(directory.name, "tokenizer.json")
+    path.write_text(_byte_library().to_str(), encoding="utf-8")
+    return path
+
+
+def grammar_checker() -> GrammarChecker:
+    """Compiles grammars over the tokenizer above."""
+    return GrammarChecker(GrammarCompiler(tokenizer_file(), eos_token_ids=frozenset({END})))
+
+
+def model_text(tokenizer: Tokenizer | None = None, template: str | None = CHAT_TEMPLATE) -> ModelText:
+    """What the text half knows of the model; `template` None for one that cannot chat."""
+    chat = None if template is None else ChatTemplate(template, bos_token="<|mark|>", eos_token="<|end|>")
     return ModelText(
+        chat_template=chat,
         tokenizer=tokenizer or byte_tokenizer(),
         eos_token_ids=frozenset({END}),
         model_id="ranvier/scripted",
         model_sha="0123abc",
     )
+
+
+def call_text(name: str, **arguments: Any) -> str:
+    """What a model is forced to write to call a tool."""
+    return json.dumps({"function": {"_name": name, **arguments}}, separators=(",", ":"), ensure_ascii=False)
 
 
 class HandEngine:
@@ -185,18 +229,32 @@ class PlayingEngine(HandEngine):
 
 
 def make_service(
-    engine: HandEngine, *, tokenizer: Tokenizer | None = None, limits: ServiceLimits | None = None
+    engine: HandEngine,
+    *,
+    tokenizer: Tokenizer | None = None,
+    limits: ServiceLimits | None = None,
+    template: str | None = CHAT_TEMPLATE,
+    grammars: GrammarChecker | None = None,
 ) -> GenerationService:
-    """A service over an engine that the test plays. It starts no thread for short prompts."""
+    """A service over an engine that the test plays. It starts no thread for short prompts without grammars."""
     metrics = make_metrics(engine.info.limits)
-    return GenerationService(model_text(tokenizer), engine, limits or ServiceLimits(), metrics)
+    text = model_text(tokenizer, template)
+    return GenerationService(text, engine, limits or ServiceLimits(), metrics, grammars)
 
 
 @asynccontextmanager
 async def scripted_service(
-    *, limits: Limits = LIMITS, service_limits: ServiceLimits | None = None, fault_token: int = NO_FAULT
+    *,
+    limits: Limits = LIMITS,
+    service_limits: ServiceLimits | None = None,
+    fault_token: int = NO_FAULT,
+    template: str | None = CHAT_TEMPLATE,
 ) -> AsyncIterator[GenerationService]:
-    """A service over the real engine, on a thread of its own, with the scripted target."""
+    """A service over the real engine, on a thread of its own, with the scripted target. Grammars hold it.
+
+    Among tokens with equal logits a greedy request takes the smallest id: where the grammar forbids the token that the
+    arithmetic gives, that is the smallest byte allowed.
+    """
     programs = ScriptedPrograms(
         num_slots=limits.batch_size,
         sequence_length=limits.sequence_length,
@@ -205,8 +263,11 @@ async def scripted_service(
     )
     info = EngineInfo(target="scripted", limits=limits, capabilities=programs.capabilities, details=programs.details)
     metrics = make_metrics(limits)
-    client = LocalEngineClient(Engine(programs, limits), info, StepRecorder(metrics, limits), programs.release)
-    service = GenerationService(model_text(), client, service_limits or ServiceLimits(), metrics)
+    make_constraint = constraint_factory(tokenizer_file())
+    on_stats = StepRecorder(metrics, limits)
+    client = LocalEngineClient(Engine(programs, limits), info, on_stats, programs.release, make_constraint)
+    text, operator = model_text(template=template), service_limits or ServiceLimits()
+    service = GenerationService(text, client, operator, metrics, grammar_checker())
     try:
         yield service
     finally:

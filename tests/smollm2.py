@@ -35,6 +35,13 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_json(tokenizer_json_from_gguf(_checkpoint().metadata))
 
 
+def tokenizer_file(directory: Path) -> Path:
+    """The tokenizer as a file in `directory`."""
+    path = directory / "tokenizer.json"
+    path.write_text(tokenizer_json_from_gguf(_checkpoint().metadata), encoding="utf-8")
+    return path
+
+
 def tokenizer_config() -> dict[str, object]:
     """What an artifact of the model has as `tokenizer_config.json`."""
     return tokenizer_config_from_gguf(_checkpoint().metadata)

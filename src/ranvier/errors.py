@@ -7,6 +7,10 @@
     │   └── ArtifactError          an exported artifact is incomplete or does not fit what was asked
     └── RequestError               one request ends; the server goes on
         ├── ValidationError        a parameter or the prompt is outside its limits
+        ├── SuffixError            a completion was asked for with a suffix
+        ├── BatchSizeError         a completion was asked for with more prompts than `max_client_batch_size`
+        ├── ToolError              tools and grammar contradict each other, or the answer is no tool call
+        ├── TemplateError          the model has no chat template, or it cannot write these messages
         ├── OverloadedError        no free permit under `max_concurrent_requests`
         ├── ShuttingDownError      the server drains and takes no new requests
         ├── UnhealthyError         no engine can take the request
@@ -45,6 +49,28 @@ class RequestError(RanvierError):
 
 class ValidationError(RequestError):
     """A parameter or the prompt is outside its limits. The text is TGI's, without its prefix."""
+
+
+class SuffixError(RequestError):
+    """A completion was asked for with a suffix, which decoders cannot honour."""
+
+    def __init__(self) -> None:
+        super().__init__("Suffix is not supported and can be achieved by preprocessing the prompt.")
+
+
+class BatchSizeError(RequestError):
+    """A completion was asked for with more prompts than `max_client_batch_size`."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {limit}")
+
+
+class ToolError(RequestError):
+    """Tools and grammar contradict each other, or what was generated is no tool call."""
+
+
+class TemplateError(RequestError):
+    """The model has no chat template, or it cannot write these messages; the text is the template engine's."""
 
 
 class OverloadedError(RequestError):

@@ -17,6 +17,7 @@ from serving import HandEngine, PlayingEngine, make_service, until
 OVERLOADED = '{"error":"Model is overloaded","error_type":"overloaded"}'
 DRAINING = '{"error":"the server is shutting down; send the request to another replica","error_type":"healthcheck"}'
 UNHEALTHY = '{"error":"unhealthy","error_type":"healthcheck"}'
+RETRY_AFTER = {OVERLOADED: "1", DRAINING: "1", UNHEALTHY: "5"}
 BODY = {"inputs": "a", "parameters": {}}
 STREAMS: list[tuple[str, dict[str, Any]]] = [("/generate_stream", {}), ("/", {"stream": True})]
 
@@ -24,7 +25,7 @@ STREAMS: list[tuple[str, dict[str, Any]]] = [("/generate_stream", {}), ("/", {"s
 def assert_json_error(reply: httpx.Response, status: int, text: str) -> None:
     assert (reply.status_code, reply.text) == (status, text)
     assert reply.headers["content-type"] == "application/json"
-    assert "retry-after" not in reply.headers
+    assert reply.headers.get("retry-after") == RETRY_AFTER.get(text)
     assert not [name for name in reply.headers if name.startswith("x-")]
 
 

@@ -1,54 +1,45 @@
-"""Health, info, metrics; unknown paths and methods; the API key; cross-origin requests."""
+"""Health, info, models, metrics; unknown paths and methods."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import httpx
 import pytest
 
-from http_driver import OPTIONS, client_of
+from http_driver import client_of
 from ranvier import __version__
-from ranvier.api import ApiOptions
 from ranvier.compose.router import make_metrics
 from ranvier.service import GenerationService, ServiceLimits
-from serving import END, LIMITS, HandEngine, PlayingEngine, make_service, model_text
+from serving import END, LIMITS, HandEngine, PlayingEngine, make_service, model_text, until
 
 T = TypeVar("T")
 BODY = {"inputs": "a", "parameters": {}}
 
 
-def with_client(
-    use: Callable[[httpx.AsyncClient], Awaitable[T]],
-    *,
-    options: ApiOptions = OPTIONS,
-    service: GenerationService | None = None,
-) -> T:
+def with_client(use: Callable[[httpx.AsyncClient], Awaitable[T]], *, service: GenerationService | None = None) -> T:
     async def main() -> T:
-        async with client_of(service or make_service(PlayingEngine([97, END])), options) as client:
+        async with client_of(service or make_service(PlayingEngine([97, END]))) as client:
             return await use(client)
 
     return asyncio.run(main())
 
 
-def request(
-    method: str, path: str, headers: dict[str, str] | None = None, options: ApiOptions = OPTIONS
-) -> httpx.Response:
+def request(method: str, path: str) -> httpx.Response:
     body = BODY if method == "POST" else None
-    return with_client(lambda client: client.request(method, path, json=body, headers=headers), options=options)
+    return with_client(lambda client: client.request(method, path, json=body))
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping", "/"])
+@pytest.mark.parametrize("path", ["/health", "/ping", "/", "/livez", "/readyz"])
 def test_a_healthy_server_answers_with_nothing(path: str) -> None:
     reply = request("GET", path)
     assert (reply.status_code, reply.content, reply.headers["content-length"]) == (200, b"", "0")
     assert "content-type" not in reply.headers
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping", "/"])
+@pytest.mark.parametrize("path", ["/health", "/ping", "/", "/readyz"])
 def test_a_server_without_an_engine_is_unhealthy(path: str) -> None:
     async def use(client: httpx.AsyncClient) -> httpx.Response:
         engine.is_healthy = False
@@ -60,7 +51,52 @@ def test_a_server_without_an_engine_is_unhealthy(path: str) -> None:
     engine = HandEngine()
     reply = with_client(use, service=make_service(engine))
     assert (reply.status_code, reply.text) == (503, '{"error":"unhealthy","error_type":"healthcheck"}')
-    assert reply.headers["content-type"] == "application/json"
+    assert (reply.headers["content-type"], reply.headers["retry-after"]) == ("application/json", "5")
+
+
+def test_a_server_that_drains_lives_but_is_not_ready() -> None:
+    async def use(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
+        service.drain()
+        return await client.get("/livez"), await client.get("/readyz")
+
+    service = make_service(HandEngine())
+    live, ready = with_client(use, service=service)
+    assert (live.status_code, live.content) == (200, b"")
+    assert ready.status_code == 503
+    assert ready.json() == {
+        "error": "the server is shutting down; send the request to another replica",
+        "error_type": "healthcheck",
+    }
+    assert ready.headers["retry-after"] == "1"
+
+
+def test_a_server_without_an_engine_lives() -> None:
+    engine = HandEngine()
+    engine.is_healthy = False
+    reply = with_client(lambda client: client.get("/livez"), service=make_service(engine))
+    assert (reply.status_code, reply.content) == (200, b"")
+
+
+def test_a_server_whose_permits_are_all_taken_is_ready() -> None:
+    async def use(client: httpx.AsyncClient) -> list[int]:
+        taken = asyncio.ensure_future(client.post("/generate", json=BODY))
+        await until(lambda: service.num_in_flight == 1, "one in flight")
+        statuses = [(await client.get(path)).status_code for path in ("/readyz", "/livez", "/health")]
+        engine.end(0)
+        await taken
+        return statuses
+
+    engine = HandEngine()
+    service = make_service(engine, limits=ServiceLimits(max_concurrent_requests=1))
+    assert with_client(use, service=service) == [200, 200, 200]
+
+
+def test_the_one_model_is_listed_as_openai_lists_models() -> None:
+    reply = request("GET", "/v1/models")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.text == (
+        '{"object":"list","data":[{"id":"ranvier/scripted","object":"model","created":0,"owned_by":"ranvier/scripted"}]}'
+    )
 
 
 def test_info_tells_every_key_in_tgis_order() -> None:
@@ -94,14 +130,17 @@ def test_metrics_are_plain_text() -> None:
     assert "\ntgi_request_count 1\n" in reply.text
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ping", "/info", "/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/ping", "/livez", "/readyz", "/info", "/v1/models", "/metrics", "/docs/"]
+)
 def test_what_answers_get_answers_head_without_a_body(path: str) -> None:
     reply = request("HEAD", path)
     assert (reply.status_code, reply.content) == (200, b"")
 
 
 @pytest.mark.parametrize(
-    "path", ["/unknown", "/generate/", "/health/", "/info/", "/Generate", "/v2", "/generate_stream/x"]
+    "path",
+    ["/unknown", "/generate/", "/health/", "/info/", "/Generate", "/v3", "/generate_stream/x", "/v1/models/", "/v1"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_unknown_path_is_an_empty_404(path: str, method: str) -> None:
@@ -120,6 +159,10 @@ def test_an_unknown_path_is_an_empty_404(path: str, method: str) -> None:
         ("POST", "/health", "GET, HEAD"),
         ("DELETE", "/info", "GET, HEAD"),
         ("POST", "/metrics", "GET, HEAD"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("GET", "/tokenize", "POST"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("POST", "/docs/docs.js", "GET, HEAD"),
         ("PUT", "/", "GET, HEAD, POST"),
         ("OPTIONS", "/generate", "POST"),
     ],
@@ -128,91 +171,3 @@ def test_a_wrong_method_is_an_empty_405_that_names_the_right_ones(method: str, p
     """The root is a regression: it named only the methods of its first route."""
     reply = request(method, path)
     assert (reply.status_code, reply.content, reply.headers["allow"]) == (405, b"", allow)
-
-
-LOCKED = replace(OPTIONS, api_key="Key-1")
-
-
-@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"authorization": ""},
-        {"authorization": "Bearer"},
-        {"authorization": "Bearer "},
-        {"authorization": "Key-1"},
-        {"authorization": "Bearer Key-2"},
-        {"authorization": "Bearer Key-1x"},
-        {"authorization": "Bearer key-1"},
-        {"authorization": "Basic Key-1"},
-        {"authorization": "Bearer Bearer Key-1"},
-        {"x-api-key": "Key-1"},
-    ],
-)
-def test_without_the_key_protected_routes_are_an_empty_401(path: str, headers: dict[str, str]) -> None:
-    reply = request("POST", path, headers, LOCKED)
-    assert (reply.status_code, reply.content) == (401, b"")
-    assert "content-type" not in reply.headers
-
-
-@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
-def test_with_the_key_they_are_served_whatever_the_letter_case_of_the_scheme(path: str, scheme: str) -> None:
-    assert request("POST", path, {"authorization": f"{scheme} Key-1"}, LOCKED).status_code == 200
-
-
-@pytest.mark.parametrize("path", ["/", "/health", "/ping", "/info", "/metrics"])
-def test_what_tells_about_the_server_needs_no_key(path: str) -> None:
-    assert request("GET", path, {}, LOCKED).status_code == 200
-
-
-def test_the_key_is_asked_for_before_the_body_is_looked_at_and_after_the_method() -> None:
-    async def use(client: httpx.AsyncClient) -> tuple[int, int]:
-        return (await client.post("/generate", content=b"{")).status_code, (await client.get("/generate")).status_code
-
-    assert with_client(use, options=LOCKED) == (401, 405)
-
-
-PREFLIGHT = {
-    "origin": "https://a.example",
-    "access-control-request-method": "POST",
-    "access-control-request-headers": "content-type",
-}
-
-
-@pytest.mark.parametrize("options", [OPTIONS, LOCKED])
-def test_any_origin_may_ask_unless_some_are_named(options: ApiOptions) -> None:
-    """The outermost layer: a preflight of a protected route is answered without a key."""
-    reply = request("OPTIONS", "/generate", PREFLIGHT, options)
-    assert reply.status_code == 200
-    assert reply.headers["access-control-allow-origin"] == "*"
-    assert set(reply.headers["access-control-allow-methods"].split(", ")) == {"GET", "POST"}
-    assert "content-type" in reply.headers["access-control-allow-headers"].lower()
-
-
-def test_a_browser_may_send_the_key() -> None:
-    """An extension: TGI allows `content-type` alone, so its key cannot be used from a browser."""
-    headers = PREFLIGHT | {"access-control-request-headers": "authorization,content-type"}
-    assert request("OPTIONS", "/generate", headers, LOCKED).status_code == 200
-
-
-def test_replies_carry_the_origin() -> None:
-    origin = {"origin": "https://a.example"}
-    assert request("POST", "/generate", origin).headers["access-control-allow-origin"] == "*"
-    assert request("POST", "/generate", origin, LOCKED).headers["access-control-allow-origin"] == "*"
-
-
-def test_named_origins_are_echoed_and_others_are_not() -> None:
-    options = replace(OPTIONS, cors_allow_origin=("https://a.example", "https://b.example"))
-    allowed = request("POST", "/generate", {"origin": "https://b.example"}, options)
-    assert allowed.headers["access-control-allow-origin"] == "https://b.example"
-    other = request("POST", "/generate", {"origin": "https://c.example"}, options)
-    assert other.status_code == 200
-    assert "access-control-allow-origin" not in other.headers
-
-
-def test_a_star_among_the_named_origins_means_any() -> None:
-    options = replace(OPTIONS, cors_allow_origin=("*",))
-    reply = request("POST", "/generate", {"origin": "https://c.example"}, options)
-    assert reply.headers["access-control-allow-origin"] == "*"

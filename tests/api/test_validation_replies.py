@@ -75,12 +75,11 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"inputs": "x" * 33}, "`inputs` must have less than 32 tokens. Given: 33"),
     ({"inputs": "x" * 64}, "`inputs` must have less than 32 tokens. Given: 64"),
     ({"inputs": "x" * 65}, TOTAL + "Given: 65 `inputs` tokens and 0 `max_new_tokens`"),
-    ({"grammar": GRAMMAR}, "grammar is not supported"),
     ({"watermark": True}, f"`watermark` {UNSUPPORTED}"),
-    ({"decoder_input_details": True}, f"`decoder_input_details` {UNSUPPORTED}"),
     ({"adapter_id": "lora"}, f"`adapter_id` {UNSUPPORTED}"),
+    ({"grammar": GRAMMAR}, "grammar is not supported"),
 ]
-ONLY_WHOLE = [rule for rule in RULES if "best_of" in rule[0] or "decoder_input_details" in rule[0]]
+ONLY_WHOLE = [rule for rule in RULES if "best_of" in rule[0]]
 ONLY_STREAM: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 2}, "`best_of` != 1 is not supported when streaming tokens"),
     ({"best_of": 0}, "`best_of` != 1 is not supported when streaming tokens"),

@@ -198,14 +198,25 @@ def test_a_whole_reply_has_tgis_headers(path: str) -> None:
     assert all(re.fullmatch(r"\d+", found[name]) for name in TIMED - {"x-compute-time"})
 
 
+def finished_with(tokens: tuple[TokenPiece, ...], timings: Timings, *, num_input: int) -> Finished:
+    return Finished(
+        text="H" * len(tokens),
+        reason="length",
+        tokens=tokens,
+        num_input=num_input,
+        num_reused=0,
+        seed=None,
+        timings=timings,
+        request_id="r",
+    )
+
+
 def test_header_times_are_whole_milliseconds_but_for_the_compute_time_in_seconds() -> None:
     """Arrived at 10 s, queued 0.0021 later, started at 10.5, done at 12.25: 3 tokens in 1.75 s, 583.3 ms each."""
     piece = TokenPiece(72, "H", -0.5, is_special=False, visible="H")
     timings = Timings(arrived_s=10.0, queued_s=10.0021, started_s=10.5, first_token_s=11.0, done_s=12.25)
-    finished = Finished(
-        text="HHH", reason="length", tokens=(piece,) * 3, num_input=7, num_reused=0, seed=None, timings=timings
-    )
-    assert headers.generation("gpu+optimized", 9, finished) == {
+    finished = finished_with((piece,) * 3, timings, num_input=7)
+    assert headers.generation("gpu+optimized", 9, [[finished]]) == {
         "x-compute-type": "gpu+optimized",
         "x-compute-characters": "9",
         "x-compute-time": "2.250000000",
@@ -223,10 +234,8 @@ def test_a_very_short_compute_time_has_no_exponent() -> None:
     """A regression: 20 microseconds came as `2e-05`."""
     piece = TokenPiece(72, "H", -0.5, is_special=False, visible="H")
     timings = Timings(arrived_s=0.0, queued_s=0.0, started_s=0.0, first_token_s=0.0, done_s=0.00002)
-    finished = Finished(
-        text="H", reason="length", tokens=(piece,), num_input=1, num_reused=0, seed=None, timings=timings
-    )
-    assert headers.generation("cpu", 1, finished)["x-compute-time"] == "0.000020000"
+    finished = finished_with((piece,), timings, num_input=1)
+    assert headers.generation("cpu", 1, [[finished]])["x-compute-time"] == "0.000020000"
 
 
 def test_best_of_headers_are_those_of_the_best_sequence() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ranvier.core import Limits, SamplingParams
 from ranvier.errors import ValidationError
-from ranvier.service import GenerateParameters, ServiceLimits
+from ranvier.service import GenerateParameters, Grammar, ServiceLimits
 from ranvier.service.parameters import (
     check_best_of,
     check_capabilities,
@@ -128,17 +128,17 @@ def test_best_of_is_bounded_by_the_operator() -> None:
 @pytest.mark.parametrize("truncate", [0, 33, 2**64 - 1])
 def test_truncate_must_leave_a_prompt_that_fits(truncate: int) -> None:
     with pytest.raises(ValidationError) as caught:
-        check_prompt("a", parameters(truncate=truncate), LIMITS)
+        check_prompt(False, parameters(truncate=truncate), LIMITS)
     assert str(caught.value) == f"`truncate` must be strictly positive and less than 32. Given: {truncate}"
 
 
 def test_truncate_may_be_as_long_as_the_longest_prompt() -> None:
-    check_prompt("a", parameters(truncate=32), LIMITS)
+    check_prompt(False, parameters(truncate=32), LIMITS)
 
 
 def test_an_empty_prompt_is_told_before_a_bad_truncate() -> None:
     with pytest.raises(ValidationError) as caught:
-        check_prompt("", parameters(truncate=0), LIMITS)
+        check_prompt(True, parameters(truncate=0), LIMITS)
     assert str(caught.value) == "`inputs` cannot be empty"
 
 
@@ -205,7 +205,6 @@ def test_whatever_is_admitted_fits_and_makes_progress(
     ("values", "name"),
     [
         ({"watermark": True}, "watermark"),
-        ({"decoder_input_details": True}, "decoder_input_details"),
         ({"adapter_id": "lora"}, "adapter_id"),
     ],
 )
@@ -215,9 +214,11 @@ def test_what_no_target_does_yet_is_refused_by_name(values: dict[str, Any], name
     assert str(caught.value) == f"`{name}` is not supported by this server (target cpu); leave it out"
 
 
-def test_a_grammar_is_refused_with_tgis_text() -> None:
+def test_a_grammar_that_the_target_lacks_is_refused_with_tgis_text() -> None:
+    given_value = parameters(grammar=Grammar("regex", "a"))
+    check_capabilities(given_value, CAPABILITIES, "nxd")
     with pytest.raises(ValidationError) as caught:
-        check_capabilities(parameters(has_grammar=True), CAPABILITIES, "cpu")
+        check_capabilities(given_value, replace(CAPABILITIES, parameters=frozenset()), "nxd")
     assert str(caught.value) == "grammar is not supported"
 
 
@@ -228,15 +229,22 @@ SAMPLING_VALUES = {
     "typical_p": 0.5,
     "repetition_penalty": 1.1,
     "frequency_penalty": 0.1,
+    "presence_penalty": 0.1,
     "seed": 0,
     "top_n_tokens": 1,
 }
-NEUTRAL_VALUES = {"temperature": 1.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "top_n_tokens": 0}
+NEUTRAL_VALUES = {
+    "temperature": 1.0,
+    "repetition_penalty": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "top_n_tokens": 0,
+}
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLING_VALUES))
-def test_a_sampling_parameter_that_the_target_lacks_is_refused_by_name(name: str) -> None:
-    given_value = parameters(**{name: SAMPLING_VALUES[name]})
+@pytest.mark.parametrize("name", [*sorted(SAMPLING_VALUES), "decoder_input_details"])
+def test_a_parameter_that_the_target_lacks_is_refused_by_name(name: str) -> None:
+    given_value = parameters(**{name: SAMPLING_VALUES.get(name, True)})
     lacking = replace(CAPABILITIES, parameters=CAPABILITIES.parameters - {name})
     check_capabilities(given_value, CAPABILITIES, "nxd")
     with pytest.raises(ValidationError) as caught:
@@ -285,3 +293,15 @@ def test_without_a_seed_each_request_draws_its_own() -> None:
 @pytest.mark.parametrize(("best_of", "expected"), [(None, 1), (0, 1), (1, 1), (2, 2)])
 def test_best_of_zero_means_one_sequence(best_of: int | None, expected: int) -> None:
     assert parameters(best_of=best_of).num_sequences == expected
+
+
+@pytest.mark.parametrize("name", ["do_sample", "temperature", "top_k", "top_p", "typical_p", "seed"])
+def test_greedy_is_greedy_whatever_else_says_how_to_draw(name: str) -> None:
+    """The OpenAI API's temperature 0: clients send a `top_p` with it."""
+    assert not to_sampling(parameters(**{name: SAMPLING_VALUES.get(name, True)}, is_greedy=True)).do_sample
+
+
+def test_the_sequences_of_a_request_have_seeds_that_follow_each_other() -> None:
+    seeds = [to_sampling(parameters(do_sample=True, seed=2**64 - 1), index).seed for index in range(3)]
+    assert seeds == [2**64 - 1, 0, 1]
+    assert len({to_sampling(parameters(do_sample=True), index).seed for index in range(3)}) == 3

@@ -235,9 +235,9 @@ class WatchedTokenizer:
     def __init__(self) -> None:
         self.threads: list[str] = []
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         self.threads.append(threading.current_thread().name)
-        return byte_tokenizer().encode(text)
+        return byte_tokenizer().encode(text, add_special_tokens=add_special_tokens)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(byte_tokenizer(), name)
@@ -274,7 +274,7 @@ def test_a_text_that_cannot_be_tokenized_is_a_validation_error(length: int) -> N
 
 def test_a_text_without_tokens_is_refused() -> None:
     class Silent(WatchedTokenizer):
-        def encode(self, text: str) -> list[int]:
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
             return []
 
     async def main() -> None:

@@ -1,69 +1,35 @@
-"""The ASGI application: routes, middleware, and what becomes of exceptions."""
+"""The ASGI application: routes, and what becomes of exceptions."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ranvier.api.body import BodyError
+from ranvier.api.context import ApiContext, ApiOptions
+from ranvier.api.docs import DocsRoutes
 from ranvier.api.errors import error_response
-from ranvier.api.sse import KEEP_ALIVE_S
+from ranvier.api.kserve import KServeRoutes
+from ranvier.api.leaving import ClientLeftError
+from ranvier.api.openai import ChatRoutes, CompletionRoutes
+from ranvier.api.openapi import OpenApiRoutes
+from ranvier.api.platforms import SageMakerRoutes, VertexRoutes
+from ranvier.api.security import Cors, Handler, with_key
 from ranvier.api.system import SystemRoutes
-from ranvier.api.tgi import ClientLeftError, TgiRoutes
+from ranvier.api.tgi import TgiRoutes
+from ranvier.api.tokenizing import TokenizeRoutes
 from ranvier.errors import RequestError
 from ranvier.service import GenerationService
 
-Handler = Callable[[Request], Awaitable[Response]]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiOptions:
-    """`payload_limit` in bytes; `cors_allow_origin` empty for any origin; `api_key` None for an open server.
-
-    `keep_alive_s`: seconds without an event after which a stream gets a comment.
-    """
-
-    payload_limit: int
-    api_key: str | None
-    cors_allow_origin: tuple[str, ...]
-    compute_type: str
-    keep_alive_s: float = KEEP_ALIVE_S
-
-
-def build_app(service: GenerationService, options: ApiOptions) -> Starlette:
+def build_app(service: GenerationService, options: ApiOptions) -> ASGIApp:
     """The application over one service."""
-    tgi = TgiRoutes(
-        service,
-        payload_limit=options.payload_limit,
-        compute_type=options.compute_type,
-        keep_alive_s=options.keep_alive_s,
-    )
-    system = SystemRoutes(service)
-
-    def protected(handler: Handler) -> Handler:
-        return _with_key(handler, options.api_key) if options.api_key else handler
-
-    routes = [
-        Route("/", _get_or_post(system.health, protected(tgi.compat)), methods=["GET", "POST"]),
-        Route("/generate", protected(tgi.generate), methods=["POST"]),
-        Route("/generate_stream", protected(tgi.generate_stream), methods=["POST"]),
-        Route("/health", system.health, methods=["GET"]),
-        Route("/ping", system.health, methods=["GET"]),
-        Route("/info", system.info, methods=["GET"]),
-        Route("/metrics", system.metrics, methods=["GET"]),
-    ]
     app = Starlette(
-        routes=routes,
-        middleware=[_cors(options.cors_allow_origin)],
+        routes=routes(service, options),
         exception_handlers={
             BodyError: _body_error,
             RequestError: _request_error,
@@ -75,16 +41,65 @@ def build_app(service: GenerationService, options: ApiOptions) -> Starlette:
     )
     # With a slash at the end it is another path, as in TGI.
     app.router.redirect_slashes = False
-    return app
+    # Around the whole, so that a page can read the 500 of a mistake of ours, too.
+    return Cors(app, options.cors_allow_origin)
 
 
-def _cors(origins: tuple[str, ...]) -> Middleware:
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=list(origins) or ["*"],
-        allow_methods=["GET", "POST"],
-        allow_headers=["content-type", "authorization"],
-    )
+def routes(service: GenerationService, options: ApiOptions) -> list[Route]:
+    """Every route of the application. `ranvier.api.openapi` has an operation for each."""
+    context = ApiContext(service, options)
+    tgi, tokenizing = TgiRoutes(context), TokenizeRoutes(context)
+    chat, completions = ChatRoutes(context), CompletionRoutes(context)
+    sagemaker = SageMakerRoutes(context, tgi, chat, completions)
+    vertex, kserve = VertexRoutes(context), KServeRoutes(context)
+    version = "/v2/models/{model}/versions/{version}"
+    system, docs = SystemRoutes(service), DocsRoutes()
+
+    def protected(handler: Handler) -> Handler:
+        return with_key(handler, options.api_key)
+
+    vertex_routes = [
+        *([_post(path, protected(vertex.predict))] if (path := options.vertex_predict_route) else []),
+        *([_get(path, system.health)] if (path := options.vertex_health_route) else []),
+    ]
+    return [
+        Route("/", _get_or_post(system.health, protected(tgi.compat)), methods=["GET", "POST"]),
+        _post("/generate", protected(tgi.generate)),
+        _post("/generate_stream", protected(tgi.generate_stream)),
+        _post("/v1/chat/completions", protected(chat.completions)),
+        _post("/v1/completions", protected(completions.completions)),
+        _post("/tokenize", protected(tokenizing.tokenize)),
+        _post("/invocations", protected(sagemaker.invocations)),
+        _post("/vertex", protected(vertex.predict)),
+        # Open, as in TGI.
+        _post("/chat_tokenize", chat.tokenize),
+        _get("/v2", kserve.server),
+        _get("/v2/health/live", kserve.live),
+        _get("/v2/health/ready", kserve.live),
+        _get(version, kserve.model),
+        _get(version + "/ready", kserve.live),
+        _post(version + "/infer", protected(kserve.infer)),
+        _get("/health", system.health),
+        _get("/ping", system.health),
+        _get("/livez", system.live),
+        _get("/readyz", system.ready),
+        _get("/info", system.info),
+        _get("/v1/models", system.models),
+        _get("/metrics", system.metrics),
+        _get("/api-doc/openapi.json", OpenApiRoutes(context).document),
+        _get("/docs", docs.to_page),
+        _get("/docs/{name:path}", docs.file),
+        *vertex_routes,
+    ]
+
+
+def _get(path: str, handler: Handler) -> Route:
+    # HEAD comes with it.
+    return Route(path, handler, methods=["GET"])
+
+
+def _post(path: str, handler: Handler) -> Route:
+    return Route(path, handler, methods=["POST"])
 
 
 def _get_or_post(get: Handler, post: Handler) -> Handler:
@@ -94,17 +109,6 @@ def _get_or_post(get: Handler, post: Handler) -> Handler:
         return await (post if request.method == "POST" else get)(request)
 
     return chosen
-
-
-def _with_key(handler: Handler, api_key: str) -> Handler:
-    """Ask for `Authorization: Bearer <key>`; the comparison takes the same time for any wrong key."""
-
-    async def checked(request: Request) -> Response:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        is_known = hmac.compare_digest(given.strip().encode(), api_key.encode())
-        return await handler(request) if is_known and scheme.lower() == "bearer" else Response(status_code=401)
-
-    return checked
 
 
 async def _body_error(request: Request, error: Exception) -> Response:

@@ -14,6 +14,9 @@ _JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json", re.IGNORECASE)
 _PATH = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 
 
+SHAPE_ERROR = "Failed to deserialize the JSON body into the target type: "
+
+
 class BodyError(Exception):
     """The body cannot be taken; `text` is the whole reply."""
 
@@ -25,14 +28,23 @@ class BodyError(Exception):
 
 async def read_body(request: Request, decoder: msgspec.json.Decoder[T], payload_limit: int) -> T:
     """The decoded body. Raises `BodyError` with TGI's status and text."""
+    return decoded(await read_json(request, payload_limit), decoder)
+
+
+async def read_json(request: Request, payload_limit: int) -> bytes:
+    """The bytes of a body that says it is JSON. Raises `BodyError`."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip()
     if not _JSON_TYPE.fullmatch(content_type):
         raise BodyError(415, "Expected request with `Content-Type: application/json`")
-    body = await _read_limited(request, payload_limit)
+    return await _read_limited(request, payload_limit)
+
+
+def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The value in a body. Raises `BodyError`."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise BodyError(422, f"Failed to deserialize the JSON body into the target type: {_with_path(error)}") from None
+        raise BodyError(422, f"{SHAPE_ERROR}{_with_path(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BodyError(400, f"Failed to parse the request body as JSON: {error}") from None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
 from ranvier.service import Finished
 
 
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
+def _milliseconds(seconds: Iterable[float]) -> str:
+    return str(sum(int(each * 1000) for each in seconds))
 
 
 def stream(compute_type: str, num_characters: int) -> dict[str, str]:
@@ -14,18 +17,22 @@ def stream(compute_type: str, num_characters: int) -> dict[str, str]:
     return {"x-compute-type": compute_type, "x-compute-characters": str(num_characters)}
 
 
-def generation(compute_type: str, num_characters: int, finished: Finished) -> dict[str, str]:
-    """Everything, for a whole reply; times in milliseconds but for `x-compute-time` in seconds."""
-    timings, num_tokens = finished.timings, len(finished.tokens)
+def generation(compute_type: str, num_characters: int, answers: Sequence[Sequence[Finished]]) -> dict[str, str]:
+    """Everything, for a whole reply with the `answers` to each of its prompts; sums over all of them.
+
+    A prompt with several answers counts once. Milliseconds but for `x-compute-time` in seconds.
+    """
+    sequences = list(chain.from_iterable(answers))
+    timings = [each.timings for each in sequences]
     return {
         **stream(compute_type, num_characters),
         # Never with an exponent, which `str` would give to a very short time.
-        "x-compute-time": f"{timings.total_s:.9f}",
-        "x-total-time": _milliseconds(timings.total_s),
-        "x-validation-time": _milliseconds(timings.validation_s),
-        "x-queue-time": _milliseconds(timings.queue_s),
-        "x-inference-time": _milliseconds(timings.inference_s),
-        "x-time-per-token": _milliseconds(timings.inference_s / num_tokens),
-        "x-prompt-tokens": str(finished.num_input),
-        "x-generated-tokens": str(num_tokens),
+        "x-compute-time": f"{sum(each.total_s for each in timings):.9f}",
+        "x-total-time": _milliseconds(each.total_s for each in timings),
+        "x-validation-time": _milliseconds(each.validation_s for each in timings),
+        "x-queue-time": _milliseconds(each.queue_s for each in timings),
+        "x-inference-time": _milliseconds(each.inference_s for each in timings),
+        "x-time-per-token": _milliseconds(each.timings.inference_s / len(each.tokens) for each in sequences),
+        "x-prompt-tokens": str(sum(each[0].num_input for each in answers)),
+        "x-generated-tokens": str(sum(len(each.tokens) for each in sequences)),
     }

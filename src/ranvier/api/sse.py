@@ -13,6 +13,8 @@ KEEP_ALIVE_S = 15.0
 """TGI's seconds without an event after which a comment is sent."""
 
 KEEP_ALIVE = b":\n\n"
+DONE = b"data: [DONE]\n\n"
+"""The last event of the OpenAI streams."""
 
 
 def event(data: bytes) -> bytes:

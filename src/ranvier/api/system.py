@@ -1,15 +1,32 @@
-"""Routes that tell about the server: health, info, metrics."""
+"""Routes that tell about the server: health, info, models, metrics."""
 
 from __future__ import annotations
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ranvier import __version__
 from ranvier.api.errors import error_response, json_response
 from ranvier.api.wire import Info
-from ranvier.errors import UnhealthyError
+from ranvier.errors import ShuttingDownError, UnhealthyError
 from ranvier.service import GenerationService
+
+
+class ModelInfo(Struct, frozen=True):
+    """One model of `/v1/models`."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+
+
+class ModelsInfo(Struct, frozen=True):
+    """Body of `/v1/models`."""
+
+    object: str
+    data: list[ModelInfo]
 
 
 class SystemRoutes:
@@ -22,8 +39,18 @@ class SystemRoutes:
         """GET `/health`, `/ping`, `/`: an empty 200, or 503. A full queue is healthy."""
         return Response() if self._service.is_healthy else error_response(UnhealthyError())
 
+    async def live(self, request: Request) -> Response:
+        """GET `/livez`: an empty 200 as long as the process serves, without an engine and while draining, too."""
+        return Response()
+
+    async def ready(self, request: Request) -> Response:
+        """GET `/readyz`: an empty 200 while new requests are taken, or 503 with the reason. A full queue is ready."""
+        if not self._service.engine.is_healthy:
+            return error_response(UnhealthyError())
+        return Response() if self._service.is_healthy else error_response(ShuttingDownError())
+
     async def info(self, request: Request) -> Response:
-        """GET `/info`."""
+        """GET `/info`: the model, and the limits of this server."""
         text, limits, shape = self._service.text, self._service.limits, self._service.engine.info.limits
         return json_response(
             Info(
@@ -44,6 +71,11 @@ class SystemRoutes:
             )
         )
 
+    async def models(self, request: Request) -> Response:
+        """GET `/v1/models`: the one model that is served."""
+        model_id = self._service.text.model_id
+        return json_response(ModelsInfo("list", [ModelInfo(model_id, "model", 0, model_id)]))
+
     async def metrics(self, request: Request) -> Response:
-        """GET `/metrics`."""
+        """GET `/metrics`: figures for Prometheus."""
         return Response(self._service.metrics.render(), media_type="text/plain")

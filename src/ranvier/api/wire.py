@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ranvier.service import Completion, Finished, GenerateParameters, StreamItem, TokenPiece
+from ranvier.service import Completion, Finished, Grammar, PromptPiece, StreamItem, TokenPiece
+from ranvier.service import GenerateParameters as ServiceParameters
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-U64 = Annotated[int, Meta(ge=0)]  # msgspec cannot hold the upper bound; `Parameters` checks it
+U64 = Annotated[int, Meta(ge=0)]  # msgspec cannot hold the upper bound; `check_u64` does
 I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 
-class Grammar(Struct, frozen=True):
-    """`{"type": …, "value": …}`; looked at no further while grammars are refused."""
+def check_u64(body: Struct, *names: str) -> None:
+    """Raise `ValueError` for a field that is over the bound of its type."""
+    for name in names:
+        value = getattr(body, name)
+        if value is not None and value >= 2**64:
+            raise ValueError(f"`{name}` must be < 2**64")
 
-    type: Literal["json", "json_object", "regex", "json_schema"]
+
+class JsonSchemaConfig(Struct, frozen=True):
+    """A schema with a name, as the OpenAI API has it; other keys such as `strict` are ignored."""
+
+    schema: Any
+    name: str | None = None
+
+
+class JsonGrammar(Struct, frozen=True, tag_field="type", tag="json"):
+    """A JSON Schema, as an object or as a string."""
+
     value: Any
 
+    def to_grammar(self) -> Grammar:
+        """The service's value."""
+        return Grammar("json", self.value)
 
-class Parameters(Struct, frozen=True):
-    """`GenerateParameters`."""
+
+class JsonObjectGrammar(JsonGrammar, frozen=True, tag="json_object"):
+    """Another name of `json`."""
+
+
+class RegexGrammar(Struct, frozen=True, tag_field="type", tag="regex"):
+    """A regular expression for the whole output."""
+
+    value: str
+
+    def to_grammar(self) -> Grammar:
+        """The service's value."""
+        return Grammar("regex", self.value)
+
+
+class JsonSchemaGrammar(Struct, frozen=True, tag_field="type", tag="json_schema"):
+    """A JSON Schema in the OpenAI API's wrapping."""
+
+    value: JsonSchemaConfig
+
+    def to_grammar(self) -> Grammar:
+        """The service's value."""
+        return Grammar("json", self.value.schema)
+
+
+GrammarType = JsonGrammar | JsonObjectGrammar | RegexGrammar | JsonSchemaGrammar
+
+
+class GenerateParameters(Struct, frozen=True):
+    """Parameters of a generation."""
 
     best_of: U64 | None = None
     temperature: float | None = None
@@ -41,31 +87,28 @@ class Parameters(Struct, frozen=True):
     decoder_input_details: bool = False
     seed: U64 | None = None
     top_n_tokens: U32 | None = None
-    grammar: Grammar | None = None
+    grammar: GrammarType | None = None
     adapter_id: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("best_of", "truncate", "seed"):
-            value = getattr(self, name)
-            if value is not None and value >= 2**64:
-                raise ValueError(f"`{name}` must be < 2**64")
+        check_u64(self, "best_of", "truncate", "seed")
 
-    def to_parameters(self) -> GenerateParameters:
+    def to_parameters(self) -> ServiceParameters:
         """The service's value."""
         values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "grammar"}
-        return GenerateParameters(**values, has_grammar=self.grammar is not None)
+        return ServiceParameters(**values, grammar=None if self.grammar is None else self.grammar.to_grammar())
 
 
 class GenerateRequest(Struct, frozen=True):
     """Body of `/generate` and `/generate_stream`."""
 
     inputs: str
-    parameters: Parameters | UnsetType = UNSET
+    parameters: GenerateParameters | UnsetType = UNSET
 
-    def to_parameters(self) -> GenerateParameters:
+    def to_parameters(self) -> ServiceParameters:
         """The parameters; without the key TGI samples, with `{}` it does not."""
         if isinstance(self.parameters, UnsetType):
-            return GenerateParameters(do_sample=True)
+            return ServiceParameters(do_sample=True)
         return self.parameters.to_parameters()
 
 
@@ -84,6 +127,14 @@ class Token(Struct, frozen=True):
     special: bool
 
 
+class PrefillToken(Struct, frozen=True):
+    """A prompt token; the first has no log-probability."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
 class BestOfSequence(Struct, frozen=True):
     """One of the other sequences of `best_of`."""
 
@@ -91,7 +142,7 @@ class BestOfSequence(Struct, frozen=True):
     finish_reason: str
     generated_tokens: int
     seed: int | None
-    prefill: list[Token]
+    prefill: list[PrefillToken]
     tokens: list[Token]
     top_tokens: list[list[Token]] | UnsetType = UNSET
 
@@ -102,7 +153,7 @@ class Details(Struct, frozen=True):
     finish_reason: str
     generated_tokens: int
     seed: int | None
-    prefill: list[Token]
+    prefill: list[PrefillToken]
     tokens: list[Token]
     best_of_sequences: list[BestOfSequence] | UnsetType = UNSET
     top_tokens: list[list[Token]] | UnsetType = UNSET
@@ -164,6 +215,10 @@ def _token(piece: TokenPiece) -> Token:
     return Token(piece.token_id, piece.text, piece.logprob, piece.is_special)
 
 
+def _prefill(pieces: tuple[PromptPiece, ...]) -> list[PrefillToken]:
+    return [PrefillToken(piece.token_id, piece.text, piece.logprob) for piece in pieces]
+
+
 def _top_tokens(finished: Finished) -> list[list[Token]] | UnsetType:
     if not any(piece.top for piece in finished.tokens):
         return UNSET
@@ -176,7 +231,7 @@ def _sequence(finished: Finished, prefix: str) -> BestOfSequence:
         finish_reason=finished.reason,
         generated_tokens=len(finished.tokens),
         seed=finished.seed,
-        prefill=[],
+        prefill=_prefill(finished.prompt),
         tokens=[_token(piece) for piece in finished.tokens],
         top_tokens=_top_tokens(finished),
     )
@@ -192,7 +247,7 @@ def generate_response(completion: Completion, *, prefix: str, with_details: bool
         finish_reason=best.reason,
         generated_tokens=len(best.tokens),
         seed=best.seed,
-        prefill=[],
+        prefill=_prefill(best.prompt),
         tokens=[_token(piece) for piece in best.tokens],
         best_of_sequences=others or UNSET,
         top_tokens=_top_tokens(best),

@@ -27,7 +27,7 @@ class Server:
     """A launcher started for the benchmark on a free port of this machine; use as a context manager."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         command = [sys.executable, "-c", "from ranvier.launcher.main import text_generation_launcher as f; f()"]
         options = ["--hostname", "127.0.0.1", "--port", str(self.port), "--log-level", "warn"]
         self._began_s = time.perf_counter()
@@ -64,7 +64,8 @@ class Server:
         return sizes
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

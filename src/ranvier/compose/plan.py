@@ -26,6 +26,11 @@ class ServePlan:
     limits: Limits
     socket_path: str
 
+    @property
+    def tokenizer_json(self) -> Path:
+        """The artifact's tokenizer."""
+        return Path(self.artifact_directory) / "tokenizer.json"
+
     def launcher_config(self) -> LauncherConfig:
         """The config again."""
         return LauncherConfig.from_json(self.config)

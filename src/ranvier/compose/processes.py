@@ -23,13 +23,14 @@ EXIT_LOST = 3
 
 def run_engine(plan: ServePlan) -> int:
     """Load, serve the router, and return the exit code once the device is lost. Raises a `SetupError`."""
+    from ranvier.compose.constraints import constraint_factory
     from ranvier.compose.engine import load_engine
     from ranvier.engine import EngineLoop
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
     server = EngineServer(Path(plan.socket_path), info)
-    loop = EngineLoop(engine, server.deliver, server.lost)
+    loop = EngineLoop(engine, server.deliver, server.lost, constraint_factory(plan.tokenizer_json))
     loop.start()
     _log.info("engine warm", extra=info.details)
     server.serve(loop)
@@ -43,32 +44,39 @@ async def run_router(plan: ServePlan) -> None:
 
     stop = router.stop_on_signals()
     metrics = router.make_metrics(plan.limits)
-    connecting = asyncio.ensure_future(
-        RemoteEngineClient.connect(Path(plan.socket_path), router.StepRecorder(metrics, plan.limits))
-    )
-    stopping = asyncio.ensure_future(stop.wait())
-    # Meanwhile the engine loads.
-    text = router.load_text(plan)
-    await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not connecting.done():
-        connecting.cancel()
-        return
-    stopping.cancel()
-    await router.serve(plan, router.build_service(plan, text, connecting.result(), metrics), stop)
+    with router.traced(plan) as tracing:
+        connecting = asyncio.ensure_future(
+            RemoteEngineClient.connect(Path(plan.socket_path), router.StepRecorder(metrics, plan.limits))
+        )
+        stopping = asyncio.ensure_future(stop.wait())
+        # Meanwhile the engine loads.
+        text = router.load_text(plan)
+        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            connecting.cancel()
+            return
+        stopping.cancel()
+        client = connecting.result()
+        metrics.follow_engine_connections(lambda: client.num_connections)
+        await router.serve(plan, router.build_service(plan, text, client, metrics, tracing), stop)
 
 
 async def run_single(plan: ServePlan) -> None:
     """Both halves in this process. Raises a `SetupError`."""
     from ranvier.compose import router
+    from ranvier.compose.constraints import constraint_factory
     from ranvier.compose.engine import load_engine
     from ranvier.engine import LocalEngineClient
 
     stop = router.stop_on_signals()
     metrics = router.make_metrics(plan.limits)
-    engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
-    _log.info("engine warm", extra=info.details)
-    client = LocalEngineClient(engine, info, router.StepRecorder(metrics, plan.limits), programs.release)
-    await router.serve(plan, router.build_service(plan, router.load_text(plan), client, metrics), stop)
+    with router.traced(plan) as tracing:
+        engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
+        _log.info("engine warm", extra=info.details)
+        recorder = router.StepRecorder(metrics, plan.limits)
+        constraints = constraint_factory(plan.tokenizer_json)
+        client = LocalEngineClient(engine, info, recorder, programs.release, constraints)
+        await router.serve(plan, router.build_service(plan, router.load_text(plan), client, metrics, tracing), stop)
 
 
 def end_with_parent(descriptor: int) -> None:

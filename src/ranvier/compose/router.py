@@ -12,27 +12,36 @@ from pathlib import Path
 
 import uvicorn
 
+from ranvier import __version__
 from ranvier.api import ApiOptions, build_app
 from ranvier.artifacts import open_artifact
+from ranvier.compose.http_protocol import ConnectionLimits, http_protocol
 from ranvier.compose.plan import ServePlan
 from ranvier.compose.ports import open_port
-from ranvier.core import EngineClient, Limits, StepStats
-from ranvier.observability import ServerMetrics
-from ranvier.service import GenerationService, ModelText, ServiceLimits, load_model_text
+from ranvier.compose.step_recorder import StepRecorder as StepRecorder
+from ranvier.core import EngineClient, Limits
+from ranvier.errors import OptionError
+from ranvier.grammar import GrammarCompiler
+from ranvier.observability import ServerMetrics, Tracing, open_tracing
+from ranvier.service import GenerationService, GrammarChecker, ModelText, Recorder, ServiceLimits, load_model_text
 
 _log = logging.getLogger(__name__)
 
 _DRAIN_POLL_S = 0.05
-_KEEP_ALIVE_S = 75
 
 
 def load_text(plan: ServePlan) -> ModelText:
     """The artifact's text files. Raises a `SetupError`."""
     artifact = open_artifact(Path(plan.artifact_directory))
-    return load_model_text(artifact.directory, artifact.manifest.model_id, artifact.manifest.revision)
+    given = plan.launcher_config().tokenizer_config_path
+    return load_model_text(
+        artifact.directory, artifact.manifest.model_id, artifact.manifest.revision, Path(given) if given else None
+    )
 
 
-def build_service(plan: ServePlan, text: ModelText, engine: EngineClient, metrics: ServerMetrics) -> GenerationService:
+def build_service(
+    plan: ServePlan, text: ModelText, engine: EngineClient, metrics: ServerMetrics, tracing: Tracing
+) -> GenerationService:
     """The use case over an engine."""
     config = plan.launcher_config()
     limits = ServiceLimits(
@@ -43,34 +52,27 @@ def build_service(plan: ServePlan, text: ModelText, engine: EngineClient, metric
         max_client_batch_size=config.max_client_batch_size,
         validation_workers=config.validation_workers,
     )
-    return GenerationService(text, engine, limits, metrics)
+    compiler = GrammarCompiler(plan.tokenizer_json, eos_token_ids=text.eos_token_ids)
+    grammars = GrammarChecker(None if config.disable_grammar_support else compiler)
+    metrics.set_info(version=__version__, model=text.model_id, target=engine.info.target)
+    recorder = Recorder(metrics=metrics, tracing=tracing, log_prompts=config.log_prompts)
+    return GenerationService(text, engine, limits, metrics, grammars, recorder)
+
+
+@contextlib.contextmanager
+def traced(plan: ServePlan) -> Iterator[Tracing]:
+    """Tracing while the block runs, on where an endpoint was given. Raises a `SetupError`."""
+    config = plan.launcher_config()
+    tracing = open_tracing(config.otlp_endpoint, config.otlp_service_name)
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 def make_metrics(limits: Limits) -> ServerMetrics:
     """Metrics with buckets for these limits."""
     return ServerMetrics(max_input_tokens=limits.max_input_tokens, max_total_tokens=limits.sequence_length)
-
-
-class StepRecorder:
-    """Turns an engine's step figures into metrics."""
-
-    def __init__(self, metrics: ServerMetrics, limits: Limits) -> None:
-        self._metrics = metrics
-        self._sequence_length = limits.sequence_length
-
-    def __call__(self, stats: StepStats) -> None:
-        """Record one step, or what a cancel has changed."""
-        metrics = self._metrics
-        if stats.is_step:
-            method = "prefill" if stats.num_prefill_tokens else "decode"
-            metrics.batch_inference_count.add(method=method)
-            metrics.batch_inference_success.add(method=method)
-            metrics.batch_inference_duration.observe(stats.duration_s, method=method)
-        metrics.queue_size.set(stats.num_waiting)
-        metrics.batch_current_size.set(stats.num_slots_used)
-        metrics.batch_current_max_tokens.set(stats.num_slots_used * self._sequence_length)
-        if stats.num_started:
-            metrics.batch_next_size.observe(stats.num_started)
 
 
 class _Server(uvicorn.Server):
@@ -93,6 +95,8 @@ async def serve(plan: ServePlan, service: GenerationService, stop: asyncio.Event
         api_key=config.api_key,
         cors_allow_origin=config.cors_allow_origin,
         compute_type=os.environ.get("COMPUTE_TYPE", "gpu+optimized"),
+        vertex_predict_route=_route("AIP_PREDICT_ROUTE"),
+        vertex_health_route=_route("AIP_HEALTH_ROUTE"),
     )
     # Its own start and stop lines say less than ours.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -100,13 +104,13 @@ async def serve(plan: ServePlan, service: GenerationService, stop: asyncio.Event
     server = _Server(
         uvicorn.Config(
             build_app(service, options),
-            http="httptools",
+            http=http_protocol(ConnectionLimits()),
+            ws="none",
             loop="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
         )
     )
     drainer = asyncio.create_task(_drain(server, service, stop, config.graceful_termination_timeout))
@@ -119,6 +123,13 @@ async def serve(plan: ServePlan, service: GenerationService, stop: asyncio.Event
         drainer.cancel()
         service.close()
         await service.engine.close()
+
+
+def _route(variable: str) -> str | None:
+    path = os.environ.get(variable)
+    if path and not path.startswith("/"):
+        raise OptionError(f"environment variable `{variable}` must be a path that begins with `/`. Given: {path!r}")
+    return path or None
 
 
 def _limits(limits: Limits) -> dict[str, int]:

@@ -21,7 +21,7 @@ def main(role: str) -> int:
     """Run one process to its end; the exit code tells the launcher whether a restart makes sense."""
     plan = ServePlan.from_json(_read_line(0))
     config = plan.launcher_config()
-    set_up_logs(config.log_level, as_json=config.json_output, process=role)
+    set_up_logs(config.log_level, as_json=config.json_output, process=role, colorize=config.log_colorize)
     end_with_parent(0)
     try:
         if role == "engine":

@@ -14,7 +14,12 @@ commands:
   serve     serve a model (the same as text-generation-launcher)
   export    write an artifact directory for a model
   bench     measure bare steps and the same load over HTTP
+  bench-router  measure what a streamed event costs the router
+  models    print the model families and what is supported on which target
   options   print every option as a Markdown table
+
+  print-schema   print the OpenAPI document
+  api-table      print every route and parameter as Markdown tables
 
 ranvier <command> --help tells more; ranvier --version prints the version.
 """
@@ -31,7 +36,11 @@ def ranvier() -> None:
         "serve": _serve,
         "export": _export,
         "bench": _bench,
+        "bench-router": _bench_router,
+        "models": _models,
         "options": _options,
+        "print-schema": _print_schema,
+        "api-table": _api_table,
     }
     arguments = sys.argv[1:]
     name = arguments[0] if arguments else "--help"
@@ -88,6 +97,15 @@ def _export(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
+def _models(arguments: Sequence[str], prog: str) -> int:
+    if arguments:
+        raise OptionError(f"`{prog}` takes no arguments. Given: {' '.join(arguments)}")
+    from ranvier.launcher.models import models_markdown
+
+    print(models_markdown(), end="")
+    return 0
+
+
 def _options(arguments: Sequence[str], prog: str) -> int:
     from ranvier.config import options_markdown
 
@@ -95,7 +113,30 @@ def _options(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
+def _print_schema(arguments: Sequence[str], prog: str) -> int:
+    import json
+
+    from ranvier.api.openapi import default_document
+
+    print(json.dumps(default_document(), ensure_ascii=False, indent=2))
+    return 0
+
+
+def _api_table(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.api.openapi import api_markdown
+    from ranvier.compose.capabilities import target_parameters
+
+    print(api_markdown(target_parameters()), end="")
+    return 0
+
+
 def _bench(arguments: Sequence[str], prog: str) -> int:
     from ranvier.bench.main import bench
 
     return bench(arguments, prog)
+
+
+def _bench_router(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.bench.router import bench_router
+
+    return bench_router(arguments, prog)

@@ -33,7 +33,7 @@ _FIRST_BACK_OFF_S = 0.5
 
 def launch(config: LauncherConfig) -> int:
     """Serve until a signal. Returns the exit code; raises a `SetupError` when start-up cannot go on."""
-    set_up_logs(config.log_level, as_json=config.json_output, process="launcher")
+    set_up_logs(config.log_level, as_json=config.json_output, process="launcher", colorize=config.log_colorize)
     _report(config)
     signals = _Signals()
     artifact = prepare_artifact(config)

@@ -9,15 +9,17 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from ranvier.core import EngineRequest, Event, FailEvent, FinishEvent, PromptEvent, StartEvent, TokenEvent
 from ranvier.errors import GenerationError, IncompleteGenerationError, RequestError
+from ranvier.observability import ServerMetrics
 from ranvier.text import Detokenizer, StopMatcher, Tokenizer
 
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenPiece:
+class TokenPiece(msgspec.Struct, frozen=True, gc=False):
     """A token with its text: `text` keeps special tokens, `visible` does not."""
 
     token_id: int
@@ -79,6 +81,7 @@ class Finished:
     num_reused: int
     seed: int | None
     timings: Timings
+    request_id: str
     prompt: tuple[PromptPiece, ...] = ()
 
     @property
@@ -87,8 +90,7 @@ class Finished:
         return sum(token.logprob for token in self.tokens) / len(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamItem:
+class StreamItem(msgspec.Struct, frozen=True, gc=False):
     """One token; `finished` is set on the last."""
 
     piece: TokenPiece
@@ -116,15 +118,18 @@ class Generation:
     `cancel` is called when the engine should stop early: a stop string was found, or nobody reads any more.
     """
 
-    def __init__(self, admitted: Admitted, tokenizer: Tokenizer, cancel: Callable[[str], None]) -> None:
+    def __init__(
+        self, admitted: Admitted, tokenizer: Tokenizer, cancel: Callable[[str], None], metrics: ServerMetrics
+    ) -> None:
         self._admitted = admitted
         self._tokenizer = tokenizer
         self._cancel = cancel
+        self._metrics = metrics
         self._detokenizer: Detokenizer = tokenizer.detokenizer(admitted.request.prompt_ids)
         self._stop = StopMatcher(admitted.stop)
         self._queued_s = time.monotonic()
         self._started_s = self._queued_s
-        self._first_token_s = self._queued_s
+        self._first_token_s = self._last_token_s = self._queued_s
         self._num_reused = 0
         self._prompt: tuple[PromptPiece, ...] = ()
         self._pieces: list[TokenPiece] = []
@@ -142,14 +147,19 @@ class Generation:
             self._take_finish(event)
         elif isinstance(event, StartEvent):
             self._started_s, self._num_reused = event.at_s, event.num_reused_tokens
+            self._metrics.request_started(self._queued_s, self._started_s)
         elif isinstance(event, PromptEvent):
             self._prompt = self._prompt_pieces(event.logprobs)
         else:
             self._take_failure(event)
 
     def _take_token(self, event: TokenEvent) -> None:
-        if not self._pieces:
-            self._first_token_s = time.monotonic()
+        now_s = time.monotonic()
+        if self._pieces:
+            self._metrics.observe_token_gap(now_s - self._last_token_s)
+        else:
+            self._first_token_s = now_s
+        self._last_token_s = now_s
         text, visible = self._detokenizer.push(event.token_id)
         top = tuple(self._alternative(item.token_id, item.logprob) for item in event.top)
         piece = TokenPiece(
@@ -219,6 +229,7 @@ class Generation:
                 first_token_s=self._first_token_s,
                 done_s=time.monotonic(),
             ),
+            request_id=self._admitted.request.request_id,
             prompt=self._prompt,
         )
 

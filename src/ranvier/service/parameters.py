@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import Literal
 
 from ranvier.core import Capabilities, Limits, SamplingParams
 from ranvier.errors import ValidationError
@@ -27,14 +28,31 @@ class ServiceLimits:
     validation_workers: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the output must match.
+
+    * `json`: a JSON Schema with `properties` at its top, as an object or as the text of one.
+    * `schema`: any JSON Schema, as an object.
+    * `regex`: a regular expression for the whole output.
+    """
+
+    kind: Literal["json", "schema", "regex"]
+    value: object
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateParameters:
-    """TGI's `GenerateParameters` as they came, None where absent. `has_grammar` stands for any grammar object."""
+    """TGI's `GenerateParameters` as they came, None where absent, and what the OpenAI API adds.
+
+    `presence_penalty`, and `is_greedy`: the most likely token always, whatever else says how to draw one.
+    """
 
     best_of: int | None = None
     temperature: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     typical_p: float | None = None
@@ -48,8 +66,9 @@ class GenerateParameters:
     decoder_input_details: bool = False
     seed: int | None = None
     top_n_tokens: int | None = None
-    has_grammar: bool = False
+    grammar: Grammar | None = None
     adapter_id: str | None = None
+    is_greedy: bool = False
 
     @property
     def num_sequences(self) -> int:
@@ -59,7 +78,7 @@ class GenerateParameters:
     @property
     def samples(self) -> bool:
         """Whether tokens are drawn: asked for, or implied by a parameter that only matters then."""
-        return (
+        return not self.is_greedy and (
             self.do_sample
             or self.temperature not in (None, 1.0)
             or any(value is not None for value in (self.top_k, self.top_p, self.typical_p))
@@ -111,9 +130,10 @@ def _check_ranges(parameters: GenerateParameters) -> None:
         value = getattr(parameters, name)
         if value is not None and not value > 0:
             raise ValidationError(f"`{name}` must be strictly positive")
-    frequency = parameters.frequency_penalty
-    if frequency is not None and not -2.0 <= frequency <= 2.0:
-        raise ValidationError("`frequency_penalty` must be >= -2.0 and <= 2.0")
+    for name in ("frequency_penalty", "presence_penalty"):
+        value = getattr(parameters, name)
+        if value is not None and not -2.0 <= value <= 2.0:
+            raise ValidationError(f"`{name}` must be >= -2.0 and <= 2.0")
     for name in ("top_p", "typical_p"):
         value = getattr(parameters, name)
         if value is not None and not 0.0 < value < 1.0:
@@ -122,9 +142,9 @@ def _check_ranges(parameters: GenerateParameters) -> None:
         raise ValidationError("`top_k` must be strictly positive")
 
 
-def check_prompt(inputs: str, parameters: GenerateParameters, limits: Limits) -> None:
+def check_prompt(is_empty: bool, parameters: GenerateParameters, limits: Limits) -> None:
     """The rules about the text itself, before it is tokenized. Raises `ValidationError`."""
-    if not inputs:
+    if is_empty:
         raise ValidationError("`inputs` cannot be empty")
     truncate = parameters.truncate
     if truncate is not None and not 0 < truncate <= limits.max_input_tokens:
@@ -155,13 +175,7 @@ def settle_max_new_tokens(num_input: int, parameters: GenerateParameters, limits
 
 def check_capabilities(parameters: GenerateParameters, capabilities: Capabilities, target: str) -> None:
     """Refuse what would otherwise have no effect. Raises `ValidationError` that names the parameter."""
-    if parameters.has_grammar:
-        raise ValidationError("grammar is not supported")
-    refused = {
-        "watermark": parameters.watermark,
-        "decoder_input_details": parameters.decoder_input_details,
-        "adapter_id": parameters.adapter_id is not None,
-    }
+    refused = {"watermark": parameters.watermark, "adapter_id": parameters.adapter_id is not None}
     used = {
         "temperature": parameters.temperature not in (None, 1.0),
         "top_k": parameters.top_k is not None,
@@ -169,6 +183,8 @@ def check_capabilities(parameters: GenerateParameters, capabilities: Capabilitie
         "typical_p": parameters.typical_p is not None,
         "repetition_penalty": parameters.repetition_penalty not in (None, 1.0),
         "frequency_penalty": parameters.frequency_penalty not in (None, 0.0),
+        "presence_penalty": parameters.presence_penalty not in (None, 0.0),
+        "decoder_input_details": parameters.decoder_input_details,
         "seed": parameters.seed is not None,
         "top_n_tokens": bool(parameters.top_n_tokens),
     }
@@ -176,12 +192,18 @@ def check_capabilities(parameters: GenerateParameters, capabilities: Capabilitie
     for name, is_refused in refused.items():
         if is_refused:
             raise ValidationError(f"`{name}` is not supported by this server (target {target}); leave it out")
+    if parameters.grammar is not None and "grammar" not in capabilities.parameters:
+        # TGI's words, as where the operator has switched grammars off.
+        raise ValidationError("grammar is not supported")
 
 
-def to_sampling(parameters: GenerateParameters) -> SamplingParams:
-    """The engine's sampling parameters; draws a seed where sampling was asked for without one."""
+def to_sampling(parameters: GenerateParameters, index: int = 0) -> SamplingParams:
+    """The engine's sampling parameters; draws a seed where sampling was asked for without one.
+
+    `index` counts the sequences of one request: each has a seed of its own, the next number for the next sequence.
+    """
     samples = parameters.samples
-    seed = parameters.seed if parameters.seed is not None else secrets.randbits(64)
+    seed = secrets.randbits(64) if parameters.seed is None else (parameters.seed + index) % 2**64
     return SamplingParams(
         do_sample=samples,
         temperature=_or(parameters.temperature, 1.0),
@@ -190,6 +212,7 @@ def to_sampling(parameters: GenerateParameters) -> SamplingParams:
         typical_p=_or(parameters.typical_p, 1.0),
         repetition_penalty=_or(parameters.repetition_penalty, 1.0),
         frequency_penalty=_or(parameters.frequency_penalty, 0.0),
+        presence_penalty=_or(parameters.presence_penalty, 0.0),
         seed=seed if samples else 0,
         top_n_tokens=parameters.top_n_tokens or 0,
     )

@@ -1,51 +1,41 @@
-"""The use case: a text and parameters in, generated text out.
+"""The use case: a prompt and parameters in, generated text out.
 
 1. Rules that need no permit, then a permit: without a free one the request ends at once.
-2. Rules about values, prompt and capabilities; tokenizing, long texts on a worker thread.
-3. Each sequence (`best_of` makes several) is submitted to the engine; its events become text in a `Generation`.
+2. Rules about values, prompt, capabilities and grammar (`Admission`); tokenizing, long texts on a worker thread.
+3. Each sequence (`best_of` and `n` make several) is submitted to the engine; its events become text in a `Generation`.
 4. When the reader is done, or leaves, the permits are given back and metrics and the log line are written.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from ranvier.core import EngineClient, EngineRequest
-from ranvier.errors import (
-    IncompleteGenerationError,
-    OverloadedError,
-    RequestError,
-    ShuttingDownError,
-    ValidationError,
-)
-from ranvier.observability import ServerMetrics
+from ranvier.errors import OverloadedError, ShuttingDownError, ValidationError
+from ranvier.observability import ServerMetrics, Tracing
+from ranvier.service.admission import Accepted, Admission
 from ranvier.service.generation import Admitted, Finished, Generation, StreamItem
+from ranvier.service.grammars import GrammarChecker
 from ranvier.service.model_text import ModelText
 from ranvier.service.parameters import (
-    MAX_CHUNK_TOKENS,
     GenerateParameters,
     ServiceLimits,
     check_best_of,
-    check_capabilities,
-    check_prompt,
     check_streamable,
-    check_values,
-    settle_max_new_tokens,
     to_sampling,
 )
+from ranvier.service.prompt import NO_ORIGIN, Origin, Prompt
+from ranvier.service.recording import Record, Recorder, failures_counted
 
-_log = logging.getLogger(__name__)
-
-_LONG_TEXT = 8192
-"""Characters above which tokenizing would hold up the event loop for more than a millisecond or so."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +49,22 @@ class Completion:
 class GenerationService:
     """Generates text with one engine. All methods run on the event loop."""
 
-    def __init__(self, text: ModelText, engine: EngineClient, limits: ServiceLimits, metrics: ServerMetrics) -> None:
+    def __init__(
+        self,
+        text: ModelText,
+        engine: EngineClient,
+        limits: ServiceLimits,
+        metrics: ServerMetrics,
+        grammars: GrammarChecker | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.text = text
         self.engine = engine
         self.limits = limits
         self.metrics = metrics
+        self._recorder = recorder or Recorder(metrics=metrics, tracing=Tracing())
         self._num_permits = limits.max_concurrent_requests
-        self._workers = ThreadPoolExecutor(limits.validation_workers, thread_name_prefix="tokenizer")
+        self._admission = Admission(text, engine, limits, metrics, grammars or GrammarChecker(None))
         self._ids = itertools.count()
         self._id_prefix = uuid.uuid4().hex[:8]
         self._is_draining = False
@@ -84,39 +83,90 @@ class GenerationService:
         """Refuse new requests from now on; those in flight go on."""
         self._is_draining = True
 
-    async def generate(self, inputs: str, parameters: GenerateParameters) -> Completion:
-        """The whole text. Raises a `RequestError`; when the caller is cancelled the engine's slots are freed."""
+    async def generate(
+        self, prompt: str | Prompt, parameters: GenerateParameters, origin: Origin = NO_ORIGIN
+    ) -> Completion:
+        """The best of `best_of` texts.
+
+        Raises a `RequestError`; when the caller is cancelled the engine's slots are freed.
+        """
         arrived_s = self._arrive()
         # Not counted as a failure, as in TGI.
         check_best_of(parameters, self.limits)
-        with self._permits(parameters.num_sequences), self._failures_counted():
-            prompt_ids, max_new_tokens = await self._validate(inputs, parameters)
+        record = self._recorder.begin(_prompt(prompt), parameters, origin)
+        finished = await self._sequences(prompt, parameters, parameters.num_sequences, arrived_s, record)
+        best = max(finished, key=lambda each: each.mean_logprob)
+        record.done(best)
+        return Completion(best, tuple(each for each in finished if each is not best))
+
+    async def choices(
+        self, prompt: str | Prompt, parameters: GenerateParameters, count: int, origin: Origin = NO_ORIGIN
+    ) -> list[Finished]:
+        """The `count` best of `best_of` texts, the best first where there is a choice. Raises as `generate`."""
+        arrived_s = self._arrive()
+        check_best_of(parameters, self.limits)
+        self.check_count(count)
+        num_sequences = max(count, parameters.num_sequences)
+        single = replace(parameters, best_of=None)
+        record = self._recorder.begin(_prompt(prompt), parameters, origin)
+        finished = await self._sequences(prompt, single, num_sequences, arrived_s, record)
+        if num_sequences > count:
+            finished = sorted(finished, key=lambda each: each.mean_logprob, reverse=True)[:count]
+        for each in finished:
+            record.done(each)
+        return finished
+
+    async def _sequences(
+        self, prompt: str | Prompt, parameters: GenerateParameters, count: int, arrived_s: float, record: Record
+    ) -> list[Finished]:
+        with record.watching(), self._permits(count):
+            accepted = await self._admission.accept(_prompt(prompt), parameters)
             generations: list[Generation] = []
             with _abandoned_at_exit(generations):
-                for _ in range(parameters.num_sequences):
-                    generations.append(self._submit(prompt_ids, parameters, max_new_tokens, arrived_s))
-                finished = [await generation.finished() for generation in generations]
-            best = max(finished, key=lambda each: each.mean_logprob)
-            self._record(best)
-            return Completion(best, tuple(each for each in finished if each is not best))
+                for index in range(count):
+                    generations.append(self._submit(accepted, parameters, arrived_s, index))
+                return [await generation.finished() for generation in generations]
 
-    async def stream(self, inputs: str, parameters: GenerateParameters) -> AsyncGenerator[StreamItem, None]:
-        """Token by token. Raises as `generate`; closing the iterator frees the slot."""
+    async def stream(
+        self, prompt: str | Prompt, parameters: GenerateParameters, index: int = 0, origin: Origin = NO_ORIGIN
+    ) -> AsyncGenerator[StreamItem, None]:
+        """Token by token. Raises as `generate`; closing the iterator frees the slot. `index` sets seeds apart."""
         arrived_s = self._arrive()
-        with self._failures_counted():
-            check_streamable(parameters)
-        with self._permits(1):
-            with self._failures_counted():
-                prompt_ids, max_new_tokens = await self._validate(inputs, parameters)
-                generation = self._submit(prompt_ids, parameters, max_new_tokens, arrived_s)
+        record = self._recorder.begin(_prompt(prompt), parameters, origin)
+        with contextlib.ExitStack() as held:
+            with record.watching():
+                check_streamable(parameters)
+                held.enter_context(self._permits(1))
+                accepted = await self._admission.accept(_prompt(prompt), parameters)
+                generation = self._submit(accepted, parameters, arrived_s, index)
                 with _abandoned_at_exit([generation]):
                     async for item in generation.items():
                         if item.finished is None:
                             yield item
                         else:
-                            self._record(item.finished)
+                            record.done(item.finished)
             # Outside: a client that leaves while it is sent the end was served, not dropped.
             yield item
+
+    async def tokenize(self, inputs: str, *, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
+        """`(token_id, start, stop)` for each token; start and stop are byte positions in the UTF-8 of `inputs`.
+
+        Takes no permit and keeps to no limit. Raises `ValidationError` if the text cannot be encoded.
+        """
+        encode = partial(self.text.tokenizer.encode_with_offsets, inputs, add_special_tokens=add_special_tokens)
+        return await self._admission.off_loop(len(inputs), encode)
+
+    async def off_loop(self, num_characters: int, work: Callable[[], T]) -> T:
+        """Do work that grows with a text: here if it is short, else on a thread. Raises what `work` raises."""
+        return await self._admission.off_loop(num_characters, work)
+
+    def failures_counted(self) -> AbstractContextManager[None]:
+        """Count how a request fails before it is generated, if it does."""
+        return failures_counted(self.metrics)
+
+    def count_request(self) -> None:
+        """TGI counts a chat or completions request once more than its generations."""
+        self.metrics.request_count.add()
 
     def _arrive(self) -> float:
         self.metrics.request_count.add()
@@ -124,10 +174,16 @@ class GenerationService:
             raise ShuttingDownError
         return time.monotonic()
 
+    def check_count(self, count: int) -> None:
+        """How many answers to one prompt may be asked for. Raises `ValidationError`."""
+        limit = self.limits.max_concurrent_requests
+        if count > limit:
+            with failures_counted(self.metrics):
+                raise ValidationError(f"`n` must be <= {limit}, the `max_concurrent_requests`. Given: {count}")
+
     @contextlib.contextmanager
     def _permits(self, count: int) -> Iterator[None]:
         if self._num_permits < count:
-            self.metrics.request_failure.add(err="overloaded")
             raise OverloadedError
         self._num_permits -= count
         try:
@@ -135,95 +191,31 @@ class GenerationService:
         finally:
             self._num_permits += count
 
-    @contextlib.contextmanager
-    def _failures_counted(self) -> Iterator[None]:
-        try:
-            yield
-        except ValidationError:
-            self.metrics.request_failure.add(err="validation")
-            raise
-        except IncompleteGenerationError:
-            self.metrics.request_failure.add(err="incomplete")
-            raise
-        except RequestError as error:
-            self.metrics.request_failure.add(err="generation")
-            _log.error("request failed: %s", error)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            self.metrics.request_failure.add(err="dropped")
-            raise
-
-    async def _validate(self, inputs: str, parameters: GenerateParameters) -> tuple[tuple[int, ...], int]:
-        """Prompt ids and the tokens that may be generated. Raises `ValidationError`."""
-        info = self.engine.info
-        check_values(parameters, self.limits)
-        check_prompt(inputs, parameters, info.limits)
-        prompt_ids = await self._tokenize(inputs)
-        if parameters.truncate is not None:
-            prompt_ids = prompt_ids[-parameters.truncate :]
-        if not prompt_ids:
-            raise ValidationError("`inputs` cannot be empty: it has no tokens")
-        max_new_tokens = settle_max_new_tokens(len(prompt_ids), parameters, info.limits)
-        self.metrics.input_length.observe(len(prompt_ids))
-        check_capabilities(parameters, info.capabilities, info.target)
-        self.metrics.max_new_tokens.observe(min(max_new_tokens, MAX_CHUNK_TOKENS))
-        return tuple(prompt_ids), max_new_tokens
-
-    async def _tokenize(self, inputs: str) -> list[int]:
-        if len(inputs) <= _LONG_TEXT:
-            return self.text.tokenizer.encode(inputs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self.text.tokenizer.encode, inputs)
-
     def _submit(
-        self, prompt_ids: tuple[int, ...], parameters: GenerateParameters, max_new_tokens: int, arrived_s: float
+        self, accepted: Accepted, parameters: GenerateParameters, arrived_s: float, index: int = 0
     ) -> Generation:
         request = EngineRequest(
             request_id=f"{self._id_prefix}-{next(self._ids)}",
-            prompt_ids=prompt_ids,
-            max_new_tokens=max_new_tokens,
+            prompt_ids=accepted.prompt_ids,
+            max_new_tokens=accepted.max_new_tokens,
             eos_token_ids=self.text.eos_token_ids,
-            sampling=to_sampling(parameters),
+            sampling=to_sampling(parameters, index),
+            grammar=accepted.grammar,
+            wants_prompt_logprobs=parameters.decoder_input_details,
         )
         admitted = Admitted(request=request, stop=parameters.stop, arrived_s=arrived_s)
-        generation = Generation(admitted, self.text.tokenizer, self.engine.cancel)
+        generation = Generation(admitted, self.text.tokenizer, self.engine.cancel, self.metrics)
         self.engine.submit(request, generation.sink)
         self.metrics.queue_size.add(1)
         return generation
 
-    def _record(self, finished: Finished) -> None:
-        metrics, timings = self.metrics, finished.timings
-        num_tokens = len(finished.tokens)
-        per_token_s = timings.inference_s / num_tokens
-        metrics.request_success.add()
-        metrics.request_duration.observe(timings.total_s)
-        metrics.validation_duration.observe(timings.validation_s)
-        metrics.queue_duration.observe(timings.queue_s)
-        metrics.inference_duration.observe(timings.inference_s)
-        metrics.mean_time_per_token.observe(per_token_s)
-        metrics.generated_tokens.observe(num_tokens)
-        metrics.time_to_first_token.observe(timings.first_token_s - timings.arrived_s)
-        metrics.prompt_tokens.add(finished.num_input)
-        metrics.reused_tokens.add(finished.num_reused)
-        _log.info(
-            "request done",
-            extra={
-                "input_tokens": finished.num_input,
-                "output_tokens": num_tokens,
-                "reused_tokens": finished.num_reused,
-                "finish_reason": finished.reason,
-                "seed": finished.seed,
-                "total_ms": round(timings.total_s * 1e3, 1),
-                "validation_ms": round(timings.validation_s * 1e3, 1),
-                "queue_ms": round(timings.queue_s * 1e3, 1),
-                "inference_ms": round(timings.inference_s * 1e3, 1),
-                "per_token_ms": round(per_token_s * 1e3, 2),
-            },
-        )
-
     def close(self) -> None:
-        """Stop the tokenizer's threads."""
-        self._workers.shutdown(wait=False)
+        """Stop the threads."""
+        self._admission.close()
+
+
+def _prompt(prompt: str | Prompt) -> Prompt:
+    return Prompt(text=prompt) if isinstance(prompt, str) else prompt
 
 
 @contextlib.contextmanager
