@@ -150,8 +150,8 @@ def test_the_page_of_options_shows_flags_variables_defaults_and_reasons() -> Non
         "As a variable, a switch is `true` or `false`.",
     ]
     assert (
-        "| `--port`, `-p` | `AIP_HTTP_PORT`, `PORT` | 3000 | a whole number from 0 to 65535 | Port to listen on; 0 takes a free one. |"
-        in lines
+        "| `--port`, `-p` | `AIP_HTTP_PORT`, `PORT` | 3000 | a whole number from 0 to 65535 "
+        "| Port to listen on; 0 takes a free one. |" in lines
     )
     assert "| `--env`, `-e` | – | false | – | Log versions and hardware, then go on. |" in lines
     assert (

@@ -6,7 +6,7 @@ import pytest
 
 from ranvier.grammar.closing import closed
 
-NAME = {"properties": {"name": {"type": "string"}}}
+NAME = {"type": "object", "properties": {"name": {"type": "string"}}}
 CLOSED_NAME = {**NAME, "additionalProperties": False}
 
 
@@ -19,12 +19,21 @@ CLOSED_NAME = {**NAME, "additionalProperties": False}
         ({"anyOf": [NAME, {"type": "null"}]}, {"anyOf": [CLOSED_NAME, {"type": "null"}]}),
         (
             {"properties": {"a": {"$ref": "#/$defs/N"}}, "$defs": {"N": NAME}},
-            {"properties": {"a": {"$ref": "#/$defs/N"}}, "$defs": {"N": CLOSED_NAME}, "additionalProperties": False},
+            {
+                "type": "object",
+                "properties": {"a": {"$ref": "#/$defs/N"}},
+                "$defs": {"N": CLOSED_NAME},
+                "additionalProperties": False,
+            },
         ),
         ({"additionalProperties": NAME}, {"additionalProperties": CLOSED_NAME}),
         (
             {"properties": {"properties": NAME, "allOf": {"type": "string"}}},
-            {"properties": {"properties": CLOSED_NAME, "allOf": {"type": "string"}}, "additionalProperties": False},
+            {
+                "type": "object",
+                "properties": {"properties": CLOSED_NAME, "allOf": {"type": "string"}},
+                "additionalProperties": False,
+            },
         ),
     ],
 )

@@ -192,6 +192,27 @@ def test_a_client_that_leaves_while_its_grammar_compiles_gives_its_permit_back()
     asyncio.run(main())
 
 
+def test_a_client_that_leaves_just_when_its_grammar_is_compiled_has_left() -> None:
+    """A regression: its request went on, and nobody was there to read it or to free its slot."""
+
+    async def main() -> None:
+        compiler = FakeCompiler()
+        checker = compiler.checker()
+        work = asyncio.ensure_future(checker.text_of(Grammar("regex", "slow")))
+        await asyncio.to_thread(compiler.is_slow_now.wait, 20)
+        compiler.go_on.set()
+        checker.close()
+        # Now the result waits for the next turn of the event loop.
+        for thread in threading.enumerate():
+            if thread.name in compiler.threads:
+                thread.join(20)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(main())
+
+
 def test_the_engine_keeps_to_the_grammar() -> None:
     """`nerve` would give `1|==`: of that the expression allows the `1` and one `|`, and then only the end."""
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from ranvier.core.events import Event, FailEvent, is_terminal
 from ranvier.core.ports import EventSink
 
-
 STALL_S = 120.0
 """Seconds of silence with requests open after which an engine is taken for stuck: longer than any step should take."""
 

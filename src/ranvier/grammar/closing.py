@@ -20,7 +20,8 @@ _SCHEMAS = frozenset({"items", "additionalProperties"})
 def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema with `additionalProperties: false` wherever it names properties and does not say what of others.
 
-    What it accepts is accepted by the schema given. One that combines schemas for a single object is left alone.
+    There it gets `type: object` too, if it has no type. What it accepts is accepted by the schema given. One that
+    combines schemas for a single object is left alone.
     """
     return schema if _combines(schema) else _closed(schema)
 
@@ -53,7 +54,8 @@ def _closed(schema: Any) -> Any:
         return schema
     made = {key: _closed_value(key, value) for key, value in schema.items()}
     if "properties" in made and _OPENERS.isdisjoint(made) and _names_all_required(made):
-        made["additionalProperties"] = False
+        # Who names properties means an object, also without saying so.
+        made = {"type": "object", **made, "additionalProperties": False}
     return made
 
 
