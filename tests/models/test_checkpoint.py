@@ -124,7 +124,9 @@ def test_integer_tensors_are_refused_when_read(directory: Path, code: str, held:
     (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
     with pytest.raises(ModelError) as caught:
         SafetensorsCheckpoint(directory).read("q")
-    assert str(caught.value) == f"tensor `q` holds {held}; quantized safetensors are not supported yet"
+    assert str(caught.value) == (
+        f"tensor `q` holds {held}, and `quantization_config` in `config.json` does not say of it how it was quantized"
+    )
 
 
 def test_a_json_object_is_read(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ single values further but never makes a group's squared error larger.
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -110,6 +112,68 @@ def test_the_search_finds_better_ranges_than_min_max_for_ordinary_weights() -> N
 
     assert np.all(error <= plain * 1.0001)
     assert error.sum() < 0.97 * plain.sum()
+
+
+def weighted_error(values: FloatArray, importance: FloatArray, back: FloatArray) -> float:
+    return float(np.sum((back.astype(np.float64) - values) ** 2 * importance))
+
+
+def test_importance_moves_the_error_to_the_columns_that_matter_least() -> None:
+    random = np.random.default_rng(2)
+    values = random.standard_normal((64, 4 * INT4_GROUP)).astype(np.float32)
+    importance = random.lognormal(0, 2, values.shape[1]).astype(np.float32)
+    plain, weighted = dequantize(quantize_int4(values)), dequantize(quantize_int4(values, importance=importance))
+
+    assert weighted_error(values, importance, weighted) < 0.7 * weighted_error(values, importance, plain)
+    assert np.sum((weighted - values) ** 2) > np.sum((plain - values) ** 2)
+
+
+def test_a_column_that_carries_nearly_all_energy_is_nearly_exact() -> None:
+    values = np.random.default_rng(3).standard_normal((16, INT4_GROUP)).astype(np.float32)
+    importance = np.full(INT4_GROUP, 1e-3, np.float32)
+    importance[7] = 1e3
+    weighted, plain = (dequantize(quantize_int4(values, importance=each)) for each in (importance, None))
+
+    assert np.abs(weighted - values)[:, 7].mean() < 0.2 * np.abs(plain - values)[:, 7].mean()
+
+
+@pytest.mark.parametrize("value", [1.0, 1e-30, 1e30, 0.0])
+def test_equal_importance_is_none(value: float) -> None:
+    values = np.random.default_rng(4).standard_normal((4, 2 * INT4_GROUP)).astype(np.float32)
+    importance = np.full(values.shape[1], value, np.float32)
+
+    assert np.array_equal(dequantize(quantize_int4(values, importance=importance)), dequantize(quantize_int4(values)))
+
+
+def test_columns_that_were_never_active_are_rounded_as_well_as_they_can_be() -> None:
+    values = np.random.default_rng(5).standard_normal((8, INT4_GROUP)).astype(np.float32)
+    importance = np.zeros(INT4_GROUP, np.float32)
+    importance[:16] = 1
+    back = dequantize(quantize_int4(values, importance=importance))
+
+    assert np.abs(back - values)[:, 16:].max() < np.abs(values).max()
+
+
+@pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 5000])
+def test_a_matrix_is_rounded_row_by_row_however_many_there_are(rows: int) -> None:
+    values = np.random.default_rng(6).standard_normal((rows, 4 * INT4_GROUP)).astype(np.float32)
+    whole, last = quantize_int4(values), quantize_int4(values[-1:])
+
+    assert np.array_equal(whole.codes[-1:], last.codes)
+    assert np.array_equal(whole.scales[-1:], last.scales)
+    assert np.array_equal(whole.zeros[-1:], last.zeros)
+
+
+def test_scratch_memory_does_not_grow_with_the_matrix() -> None:
+    values = np.random.default_rng(7).standard_normal((4096, 1024)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        weight = quantize_int4(values)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    held = weight.codes.nbytes + weight.scales.nbytes + weight.zeros.nbytes
+    assert peak < held + 8_000_000
 
 
 def test_int4_has_codes_and_zero_points_of_four_bits() -> None:

@@ -191,7 +191,7 @@ def test_an_entry_that_contradicts_itself_is_refused_by_name(tmp_path: Path, ent
 def test_a_dtype_that_cannot_be_held_is_refused_when_it_is_read(tmp_path: Path) -> None:
     entries = {
         "good": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-        "fp8": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [4, 8]},
+        "fp8": {"dtype": "F8_E5M2", "shape": [4], "data_offsets": [4, 8]},
     }
     file = TensorFile(file_with(tmp_path / "mixed", entries, bytes(8)))
 
@@ -199,7 +199,7 @@ def test_a_dtype_that_cannot_be_held_is_refused_when_it_is_read(tmp_path: Path) 
     with pytest.raises(ModelError) as caught:
         file.read("fp8")
     assert str(caught.value) == (
-        "mixed: tensor `fp8` has dtype F8_E4M3, which is not supported; use F32, F16, BF16, I8, U8"
+        "mixed: tensor `fp8` has dtype F8_E5M2, which is not supported; use F32, F16, BF16, I8, U8, I32, I64, F8_E4M3"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ranvier.artifacts.source import ModelSource
 
-PACKING = "1"
+PACKING = "2"
 """Raised when the same options give another weights file, so that stored ones are not taken for it."""
 
 

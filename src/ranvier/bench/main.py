@@ -14,7 +14,7 @@ from ranvier.bench.load import Load, Measured
 from ranvier.bench.over_http import Server, run_http
 from ranvier.bench.probe import read_bandwidth_gb_s
 from ranvier.compose.engine import load_engine
-from ranvier.compose.plan import prepare_artifact, settle_limits
+from ranvier.compose.plan import find_adapters, prepare_artifact, settle_limits
 from ranvier.config import load_config
 
 
@@ -33,7 +33,8 @@ def bench(arguments: Sequence[str], prog: str) -> int:
     config = load_config(server_arguments, os.environ, prog=prog)
     artifact = prepare_artifact(config)
     limits = settle_limits(config, artifact.manifest)
-    _, info, programs = load_engine(config, Path(artifact.directory), limits)
+    adapters = find_adapters(config, artifact)
+    _, info, programs = load_engine(config, Path(artifact.directory), limits, adapters)
     points = [_Point(_load(options, clients)) for clients in options.clients]
     bandwidths: list[float] = []
     print(f"load average {os.getloadavg()[0]:.2f}; {' '.join(f'{k}={v}' for k, v in info.details.items())}")

@@ -1,5 +1,5 @@
 """Making artifacts. Nothing that runs one imports this."""
 
-from ranvier.export.exporter import export, export_to_store
+from ranvier.export.exporter import export, export_to_store, open_checkpoint
 
-__all__ = ["export", "export_to_store"]
+__all__ = ["export", "export_to_store", "open_checkpoint"]

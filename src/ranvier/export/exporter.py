@@ -23,8 +23,9 @@ from ranvier.artifacts import (
     write_manifest,
 )
 from ranvier.errors import ModelError, OptionError
+from ranvier.export.sample import sample_text
 from ranvier.models import Checkpoint, DecoderSpec, SafetensorsCheckpoint, WeightPlan, spec_of, write_weights
-from ranvier.models.packing import DType, Progress, Quantize
+from ranvier.models.packing import DType, Importance, Progress, Quantize
 from ranvier.text import Tokenizer, tokenizer_config_from_gguf, tokenizer_json_from_gguf
 
 DEFAULT_BATCH_SIZE = 16
@@ -62,7 +63,7 @@ def export(request: ExportRequest, directory: Path, progress: Progress, weights:
 
     Raises `ModelError` for a model that cannot be served and `OptionError` for limits that it cannot have.
     """
-    checkpoint = _open(request.source)
+    checkpoint = open_checkpoint(request.source)
     spec = spec_of(checkpoint.config)
     sequence_length = _sequence_length(request.sequence_length, spec)
     with publish(directory) as building:
@@ -71,14 +72,16 @@ def export(request: ExportRequest, directory: Path, progress: Progress, weights:
         texts = request.source.path if request.source.kind == "checkpoint" else building
         Tokenizer.from_file(texts / "tokenizer.json")
         if weights is None:
-            write_weights(checkpoint, _plan(request), building / WEIGHTS_NAME, progress)
+            importance = _importance(request, checkpoint, building, progress)
+            write_weights(checkpoint, _plan(request), building / WEIGHTS_NAME, progress, importance)
         else:
             _link(weights, building / WEIGHTS_NAME)
         write_manifest(building, _manifest(request, sequence_length, building / WEIGHTS_NAME))
     return open_artifact(directory)
 
 
-def _open(source: ModelSource) -> Checkpoint:
+def open_checkpoint(source: ModelSource) -> Checkpoint:
+    """The checkpoint that a source names. Raises `ModelError` for artifacts and for what cannot be read."""
     if source.kind == "checkpoint":
         return SafetensorsCheckpoint(source.path)
     if source.kind != "gguf":
@@ -101,6 +104,24 @@ def _plan(request: ExportRequest) -> WeightPlan:
     quantize = next(known for known in _QUANTIZE if known == request.quantize)
     dtype: DType = "float32" if request.dtype == "float32" else "bfloat16"
     return WeightPlan(quantize=quantize, dtype=dtype)
+
+
+def _importance(
+    request: ExportRequest, checkpoint: Checkpoint, building: Path, progress: Progress
+) -> Importance | None:
+    """What the model says on the sample text about its columns; only rounding to int4 needs it."""
+    if request.quantize != "int4" or request.target != "cpu":
+        return None
+    # Imported here: nothing else in an export needs the target's library.
+    from ranvier.targets.cpu.importance import measure_importance
+
+    token_ids = Tokenizer.from_file(building / "tokenizer.json").encode(sample_text())
+    rough = building / "rough.safetensors"
+    try:
+        write_weights(checkpoint, WeightPlan(quantize="int8", dtype="bfloat16"), rough, progress)
+        return measure_importance(spec_of(checkpoint.config), rough, token_ids)
+    finally:
+        rough.unlink(missing_ok=True)
 
 
 def _manifest(request: ExportRequest, sequence_length: int, weights: Path) -> Manifest:

@@ -13,8 +13,10 @@ _COMMANDS = """usage: ranvier <command> [options]
 commands:
   serve     serve a model (the same as text-generation-launcher)
   export    write an artifact directory for a model
+  eval      perplexity on a fixed text and step times, one row for each way to hold the weights
   bench     measure bare steps and the same load over HTTP
   bench-router  measure what a streamed event costs the router
+  plan      say what a model takes and gives on an Inferentia or Trainium instance
   models    print the model families and what is supported on which target
   options   print every option as a Markdown table
 
@@ -35,8 +37,10 @@ def ranvier() -> None:
     commands: dict[str, Callable[[Sequence[str], str], int]] = {
         "serve": _serve,
         "export": _export,
+        "eval": _eval,
         "bench": _bench,
         "bench-router": _bench_router,
+        "plan": _plan,
         "models": _models,
         "options": _options,
         "print-schema": _print_schema,
@@ -97,6 +101,16 @@ def _export(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
+def _plan(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.config.plan import load_plan_config
+
+    config = load_plan_config(arguments, os.environ, prog)
+    from ranvier.launcher.planning import plan_page
+
+    print(plan_page(config), end="")
+    return 0
+
+
 def _models(arguments: Sequence[str], prog: str) -> int:
     if arguments:
         raise OptionError(f"`{prog}` takes no arguments. Given: {' '.join(arguments)}")
@@ -128,6 +142,12 @@ def _api_table(arguments: Sequence[str], prog: str) -> int:
 
     print(api_markdown(target_parameters()), end="")
     return 0
+
+
+def _eval(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.bench.quality import evaluate
+
+    return evaluate(arguments, prog)
 
 
 def _bench(arguments: Sequence[str], prog: str) -> int:

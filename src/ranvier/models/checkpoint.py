@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from ranvier.errors import ModelError
+from ranvier.models.quantized_formats import OPTIONAL, UNUSED, format_of
 from ranvier.models.tensor_file import TensorFile
-from ranvier.models.weights import Dense, Weight
+from ranvier.models.weights import Array, Dense, Weight, dequantize
 
 
 class Checkpoint(Protocol):
@@ -35,15 +36,44 @@ class Checkpoint(Protocol):
         ...
 
 
+class DequantizedCheckpoint:
+    """A checkpoint as if its author had never quantized it: what the codes stand for, as dense float32."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._inner = checkpoint
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        """The config of the checkpoint itself."""
+        return self._inner.config
+
+    def names(self) -> frozenset[str]:
+        """Every tensor there is."""
+        return self._inner.names()
+
+    def read(self, name: str) -> Weight:
+        """One tensor, dense."""
+        weight = self._inner.read(name)
+        return weight if isinstance(weight, Dense) else Dense(dequantize(weight))
+
+    def was_quantized(self, name: str) -> bool:
+        """Never."""
+        return False
+
+
 class SafetensorsCheckpoint:
     """A directory with `config.json` and `model.safetensors`, or several files and their index.
 
-    Raises `ModelError` for a missing or damaged file and for pickled weights.
+    Raises `ModelError` for a missing or damaged file, for pickled weights and for a quantization that cannot be held.
     """
 
     def __init__(self, directory: Path) -> None:
         self._config = read_json(directory / "config.json")
-        self._files = {name: file for file in _open_all(directory) for name in file.names}
+        self._files = _files_by_name(directory)
+        self._format = format_of(self._config)
+        marker = None if self._format is None else f".{self._format.marker}"
+        bases = () if marker is None else (name.removesuffix(marker) for name in self._files if name.endswith(marker))
+        self._quantized = {f"{base}.weight": base for base in bases}
 
     @property
     def config(self) -> Mapping[str, object]:
@@ -51,19 +81,50 @@ class SafetensorsCheckpoint:
         return self._config
 
     def names(self) -> frozenset[str]:
-        """Tensor names of all files."""
-        return frozenset(self._files)
+        """Tensor names of all files; the parts of a quantized matrix count as one, its `.weight`."""
+        if self._format is None:
+            return frozenset(self._files)
+        parts = {f"{base}.{part}" for base in self._quantized.values() for part in self._format.parts}
+        unused = {name for name in self._files if name.rpartition(".")[2] in UNUSED}
+        return (frozenset(self._files) - parts - unused) | self._quantized.keys()
 
     def read(self, name: str) -> Weight:
-        """The tensor, dense; float16 is widened to float32, which is exact."""
-        values = self._files[name].read(name)
+        """The tensor: codes and scales where it was quantized and they can be held, dense otherwise.
+
+        float16 is widened to float32, which is exact.
+        """
+        base = self._quantized.get(name)
+        if self._format is not None and base is not None:
+            return self._format.read(name, self._parts(base, self._format.parts))
+        values = self._files[name].load(name)
         if values.dtype not in (np.float32, np.float16, np.uint16):
-            raise ModelError(f"tensor `{name}` holds {values.dtype}; quantized safetensors are not supported yet")
+            raise ModelError(
+                f"tensor `{name}` holds {values.dtype}, and `quantization_config` in `config.json` does not say of it "
+                "how it was quantized"
+            )
         return Dense(values.astype(np.float32) if values.dtype == np.float16 else values)
 
+    def _parts(self, base: str, parts: tuple[str, ...]) -> dict[str, Array]:
+        there = {part: f"{base}.{part}" for part in parts if f"{base}.{part}" in self._files}
+        missing = [part for part in parts if part not in there and part not in OPTIONAL]
+        if missing:
+            raise ModelError(f"the checkpoint lacks `{base}.{missing[0]}`, a part of a quantized matrix")
+        return {part: self._files[name].load(name) for part, name in there.items()}
+
     def was_quantized(self, name: str) -> bool:
-        """Never: dense files only."""
-        return False
+        """Whether the matrix is one that the checkpoint's `quantization_config` is about."""
+        return name in self._quantized
+
+
+def _files_by_name(directory: Path) -> dict[str, TensorFile]:
+    """The file of each tensor. Raises `ModelError` for one that is in two files."""
+    files: dict[str, TensorFile] = {}
+    for file in _open_all(directory):
+        for name in file.names:
+            if name in files:
+                raise ModelError(f"tensor `{name}` is both in {files[name].path.name} and in {file.path.name}")
+            files[name] = file
+    return files
 
 
 def _open_all(directory: Path) -> list[TensorFile]:

@@ -9,8 +9,9 @@ Which form a matrix is held in follows from the checkpoint and `quantize`:
 | `int8` | int8 by row | int8 by row | int8 by row |
 | `int4` | int4 groups | exact int4 | int4 groups |
 
-Under `int4` the embedding and the head, and matrices whose rows no group of 32 divides, are int8 by row unless they
-are Q4_0 blocks. Norms, biases and learned positions are float32 always.
+Under `int4` embedding, head, query, key and value, and matrices whose rows no group of 32 divides, are int8 by row
+unless they are Q4_0 blocks. Norms, biases and learned positions are float32 always. Blocks of other formats count as
+the GGUF kind that holds the same: int4 with whole zero points as Q4_0, int8 as Q8_0, the rest as K-quants.
 """
 
 from __future__ import annotations
@@ -29,14 +30,30 @@ from ranvier.models.quantize import INT4_GROUP, quantize_int4, quantize_int8
 from ranvier.models.sources import Source
 from ranvier.models.spec import DecoderSpec
 from ranvier.models.tensor_file import TensorFile, TensorWriter, aligned
-from ranvier.models.weights import Array, Dense, FloatArray, Int4, Int8, Weight, dequantize, to_bfloat16_bits
+from ranvier.models.weights import (
+    Array,
+    Dense,
+    FloatArray,
+    Int4,
+    Int8,
+    Weight,
+    dequantize,
+    to_bfloat16_bits,
+)
 
 Quantize = Literal["none", "auto", "int8", "int4"]
 DType = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int], None]
 """Called with (tensors done, tensors in all)."""
 
+_VALUES_AT_ONCE = 1 << 22
 _TABLES = ("embed", "head")
+_SENSITIVE = (*_TABLES, "q", "k", "v")
+"""Never rounded to int4. Tables are read by row; in SmolLM2 values alone cost as much perplexity as the eight times
+larger gate, and query, key and value are one product, which is faster while they are held alike."""
+
+Importance = Mapping[str, FloatArray]
+"""For matrices by our name the weight of each input column in rounding to int4, `[in]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +64,12 @@ class WeightPlan:
     dtype: DType
 
 
-def write_weights(checkpoint: Checkpoint, plan: WeightPlan, path: Path, progress: Progress) -> None:
-    """Pack every tensor the decoder needs into `path`.
+def write_weights(
+    checkpoint: Checkpoint, plan: WeightPlan, path: Path, progress: Progress, importance: Importance | None = None
+) -> None:
+    """Pack every tensor the decoder needs into `path`; one is in memory at a time.
 
+    `importance` makes int4 better where it is known; columns of other matrices count alike.
     Raises `ModelError` listing names when tensors are missing, left over, or of the wrong shape.
     """
     spec, names = spec_of(checkpoint.config), _matched_names(checkpoint)
@@ -57,12 +77,27 @@ def write_weights(checkpoint: Checkpoint, plan: WeightPlan, path: Path, progress
     reader = _LastRead(checkpoint)
     with TensorWriter(path, 3 * len(names)) as writer:
         for done, (ours, source) in enumerate(names.items()):
-            stored = reader.read(source.name)
-            _check_shape(source.name, stored.shape, stored_shapes[source.name])
-            held = hold(ours, source.take(stored), plan, was_quantized=checkpoint.was_quantized(source.name))
+            held = _held(checkpoint, reader, ours, source, stored_shapes, plan, (importance or {}).get(ours))
             for suffix, values in _parts(held):
                 writer.add(ours + suffix, values)
+            # Before the next is read: two matrices at once would show in the peak of a large vocabulary.
+            del held, values
             progress(done + 1, len(names))
+
+
+def _held(
+    checkpoint: Checkpoint,
+    reader: _LastRead,
+    ours: str,
+    source: Source,
+    stored_shapes: Mapping[str, tuple[int, ...]],
+    plan: WeightPlan,
+    importance: FloatArray | None,
+) -> Weight:
+    stored = reader.read(source.name)
+    _check_shape(source.name, stored.shape, stored_shapes[source.name])
+    was_quantized = checkpoint.was_quantized(source.name)
+    return hold(ours, source.take(stored), plan, was_quantized=was_quantized, importance=importance)
 
 
 class _LastRead:
@@ -122,22 +157,47 @@ def _check_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> 
         raise ModelError(f"tensor `{name}` has shape {list(given)}; its config calls for {list(wanted)}")
 
 
-def hold(name: str, weight: Weight, plan: WeightPlan, *, was_quantized: bool) -> Weight:
+def hold(
+    name: str, weight: Weight, plan: WeightPlan, *, was_quantized: bool, importance: FloatArray | None = None
+) -> Weight:
     """The form in which one tensor goes into the artifact; see the table above."""
     if len(weight.shape) == 1 or name == "positions":
         return Dense(dequantize(weight))
     if isinstance(weight, Int4) and weight.zeros.dtype == np.uint8 and plan.quantize != "int8":
         return weight
-    if plan.quantize == "int4" and name not in _TABLES and weight.shape[1] % INT4_GROUP == 0:
-        return quantize_int4(_finite(name, weight))
+    if plan.quantize == "int4" and name.split(".")[-1] not in _SENSITIVE and weight.shape[1] % INT4_GROUP == 0:
+        return _by_rows(weight, lambda values: quantize_int4(_finite(name, values), importance=importance))
+    if isinstance(weight, Int8) and weight.scales.shape[1] == 1:
+        return weight
     if plan.quantize in ("int8", "int4") or (plan.quantize == "auto" and was_quantized):
-        return quantize_int8(_finite(name, weight))
+        return _by_rows(weight, lambda values: quantize_int8(_finite(name, values)))
     return _in_dtype(weight, plan.dtype) if isinstance(weight, Dense) else weight
 
 
-def _finite(name: str, weight: Weight) -> FloatArray:
+def _by_rows(weight: Weight, rounded: Callable[[FloatArray], Weight]) -> Weight:
+    """A matrix rounded some rows at a time: as float32 it would be two to eight times what it is held in."""
+    rows, step = weight.shape[0], max(1, _VALUES_AT_ONCE // weight.shape[1])
+    first = rounded(dequantize(_rows(weight, 0, step)))
+    if step >= rows:
+        return first
+    whole = [np.empty((rows, *part.shape[1:]), part.dtype) for _, part in _parts(first)]
+    for start in range(0, rows, step):
+        part = first if start == 0 else rounded(dequantize(_rows(weight, start, start + step)))
+        for target, (_, values) in zip(whole, _parts(part), strict=True):
+            target[start : start + step] = values
+    return type(first)(*whole)
+
+
+def _rows(weight: Weight, start: int, stop: int) -> Weight:
+    if isinstance(weight, Dense):
+        return Dense(weight.values[start:stop])
+    if isinstance(weight, Int8):
+        return Int8(weight.codes[start:stop], weight.scales[start:stop])
+    return Int4(weight.codes[start:stop], weight.scales[start:stop], weight.zeros[start:stop])
+
+
+def _finite(name: str, values: FloatArray) -> FloatArray:
     """The values, once it is known that rounding cannot hide a NaN or an infinity among them."""
-    values = dequantize(weight)
     if not np.isfinite(values).all():
         raise ModelError(
             f"tensor `{name}` holds values that are not finite and cannot be rounded to integers; "
@@ -146,12 +206,13 @@ def _finite(name: str, weight: Weight) -> FloatArray:
     return values
 
 
-def _in_dtype(weight: Dense, dtype: DType) -> Dense:
+def _in_dtype(weight: Dense, dtype: DType) -> Weight:
     is_bfloat16 = weight.values.dtype == np.uint16
     if is_bfloat16 == (dtype == "bfloat16"):
         return weight
-    values = dequantize(weight)
-    return Dense(to_bfloat16_bits(values) if dtype == "bfloat16" else values)
+    if dtype == "float32":
+        return Dense(dequantize(weight))
+    return _by_rows(weight, lambda values: Dense(to_bfloat16_bits(values)))
 
 
 def _parts(weight: Weight) -> Iterator[tuple[str, Array]]:

@@ -30,6 +30,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# Found in quantized checkpoints and never written; FP8 is handed out as its bytes.
+_DTYPES |= {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64), "F8_E4M3": np.dtype(np.uint8)}
 _MAX_HEADER_BYTES = 100_000_000
 _HEADER_BYTES_PER_TENSOR = 224
 _ALIGNMENT = 64
@@ -75,7 +77,22 @@ class TensorFile:
         return self._header[name].dtype
 
     def read(self, name: str) -> Array:
-        """The tensor as a read-only view of the file; bfloat16 as `uint16` bits."""
+        """The tensor as a read-only view of the file; bfloat16 as `uint16` bits, FP8 as `uint8`."""
+        dtype, shape, begin = self._placed(name)
+        flat: Array = np.frombuffer(self._map, dtype, math.prod(shape), begin)
+        shaped: Array = flat.reshape(shape)
+        return shaped
+
+    def load(self, name: str) -> Array:
+        """The tensor in memory of its own: for a file that is gone through once and would fill memory if mapped."""
+        dtype, shape, begin = self._placed(name)
+        flat: Array = np.fromfile(self.path, dtype, math.prod(shape), offset=begin)
+        if flat.size != math.prod(shape):
+            raise ModelError(f"{self.path.name}: cut short while it was read; download the file again")
+        shaped: Array = flat.reshape(shape)
+        return shaped
+
+    def _placed(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
         entry = self._header[name]
         dtype = _DTYPES.get(entry.dtype)
         if dtype is None:
@@ -83,10 +100,7 @@ class TensorFile:
                 f"{self.path.name}: tensor `{name}` has dtype {entry.dtype}, which is not supported; "
                 f"use {', '.join(_DTYPES)}"
             )
-        begin = self._data_start + entry.data_offsets[0]
-        flat: Array = np.frombuffer(self._map, dtype, math.prod(entry.shape), begin)
-        shaped: Array = flat.reshape(entry.shape)
-        return shaped
+        return dtype, entry.shape, self._data_start + entry.data_offsets[0]
 
 
 def _read_header(path: Path) -> tuple[dict[str, _Entry], int]:

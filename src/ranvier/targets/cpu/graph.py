@@ -1,11 +1,14 @@
 """A `DecoderSpec` with its weights as one OpenVINO model over flat tokens.
 
 Inputs, all int32: `ids [T]`, `positions [T]`, `past_lens [Q]`, `begins [Q + 1]`, `blocks [sum]`, `block_begins
-[Q + 1]`, `max_context []`, `rows [R]` (tokens whose logits are wanted), then a key and a value cache for each layer.
+[Q + 1]`, `max_context []`, `rows [R]` (tokens whose logits are wanted), where adapters are loaded `adapters [T]` (the
+number of each token's, 0 for none), then a key and a value cache for each layer.
 Outputs: `logits [R, V]` float32 and their log-sum-exp `[R, 1]`. Q sequences, T tokens of all chunks together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import openvino as ov
@@ -13,9 +16,11 @@ import openvino.opset13 as op
 from openvino import Type
 
 from ranvier.models import DecoderSpec, PackedWeights
+from ranvier.models.adapters import Adapter
 from ranvier.models.rope import RopeSpec
 from ranvier.models.weights import in_memory
 from ranvier.targets.cpu import ops
+from ranvier.targets.cpu.adapters import ADAPTERS_INPUT, AdapterProducts
 from ranvier.targets.cpu.layer_weights import LayerWeights
 from ranvier.targets.cpu.ops import Constants, Node
 from ranvier.targets.cpu.rotary import RotaryTables
@@ -23,18 +28,45 @@ from ranvier.targets.cpu.rotary import RotaryTables
 STEP_INPUTS = ("ids", "positions", "past_lens", "begins", "blocks", "block_begins", "max_context", "rows")
 
 
-def build_decoder(spec: DecoderSpec, weights: PackedWeights, sequence_length: int) -> tuple[ov.Model, Constants]:
-    """The model, and the constants that must outlive it. `sequence_length` bounds the rotary tables."""
-    return _Builder(spec, weights, sequence_length).build()
+def step_inputs(adapters: Sequence[object]) -> tuple[str, ...]:
+    """The names of the inputs before the caches, in order."""
+    return (*STEP_INPUTS, ADAPTERS_INPUT) if adapters else STEP_INPUTS
+
+
+def build_decoder(
+    spec: DecoderSpec,
+    weights: PackedWeights,
+    sequence_length: int,
+    adapters: Sequence[Adapter] = (),
+    *,
+    is_bfloat16: bool = False,
+) -> tuple[ov.Model, Constants]:
+    """The model, and the constants that must outlive it. `sequence_length` bounds the rotary tables.
+
+    `is_bfloat16` says how the adapters' matrices are held; the others are as they were packed.
+    """
+    return _Builder(spec, weights, sequence_length, adapters, is_bfloat16).build()
 
 
 class _Builder:
-    def __init__(self, spec: DecoderSpec, weights: PackedWeights, sequence_length: int) -> None:
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        weights: PackedWeights,
+        sequence_length: int,
+        adapters: Sequence[Adapter] = (),
+        is_bfloat16: bool = False,
+    ) -> None:
         self._spec = spec
         self._constants = Constants()
-        self._layers = LayerWeights(spec, weights, self._constants)
         self._weights = weights
-        self._inputs = {name: _parameter(name, [] if name == "max_context" else [-1]) for name in STEP_INPUTS}
+        names = step_inputs(adapters)
+        self._inputs = {name: _parameter(name, [] if name == "max_context" else [-1]) for name in names}
+        added = None
+        if adapters:
+            chosen_T = self._inputs[ADAPTERS_INPUT]
+            added = AdapterProducts(adapters, chosen_T, self._constants, is_bfloat16=is_bfloat16)
+        self._layers = LayerWeights(spec, weights, self._constants, added)
         self._caches: list[Node] = []
         self._rotary = RotaryTables(self._inputs["positions"], sequence_length)
         self._block = {

@@ -8,14 +8,18 @@ import openvino.opset13 as op
 from ranvier.models import DecoderSpec, PackedWeights
 from ranvier.models.weights import FloatArray, concat_rows, dequantize
 from ranvier.targets.cpu import ops
+from ranvier.targets.cpu.adapters import AdapterProducts
 from ranvier.targets.cpu.ops import Constants, Node
 
 
 class LayerWeights:
     """Looks weights up by our names and puts them into the operations that use them."""
 
-    def __init__(self, spec: DecoderSpec, weights: PackedWeights, constants: Constants) -> None:
+    def __init__(
+        self, spec: DecoderSpec, weights: PackedWeights, constants: Constants, adapters: AdapterProducts | None = None
+    ) -> None:
         self._spec, self._weights, self._constants = spec, weights, constants
+        self._adapters = adapters
         self._biased = frozenset(name for name in spec.layer_shapes() if name.endswith(".bias"))
 
     def products(self, x: Node, prefix: str, parts: tuple[str, ...]) -> list[Node]:
@@ -25,6 +29,9 @@ class LayerWeights:
         if joined is None:
             return [self.products(x, prefix, (part,))[0] for part in parts]
         product = self._with_bias(op.matmul(x, self._constants.matrix(joined), False, True), prefix, parts)
+        if self._adapters is not None:
+            rows = {part: weight.shape[0] for part, weight in zip(parts, weights, strict=True)}
+            product = self._adapters.added_to(product, x, prefix, rows)
         if len(parts) == 1:
             return [product]
         sizes = ops.integers(*(weight.shape[0] for weight in weights))

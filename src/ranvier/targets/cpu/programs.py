@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from openvino import Type
 from ranvier.core import Capabilities, Limits, StepPlan, StepResult
 from ranvier.errors import SetupError
 from ranvier.models import DecoderSpec, PackedWeights
+from ranvier.models.adapters import Adapter
 from ranvier.sampling import HostSampler
+from ranvier.targets.cpu.adapters import ADAPTERS_INPUT
 from ranvier.targets.cpu.blocks import BlockTable
-from ranvier.targets.cpu.graph import STEP_INPUTS, build_decoder
+from ranvier.targets.cpu.graph import build_decoder, step_inputs
 from ranvier.targets.cpu.memory import Arena, Bytes, require_memory
 from ranvier.targets.cpu.ops import BLOCK_TOKENS, Constants
 from ranvier.targets.cpu.precision import Precision, resolve_precision
@@ -41,10 +44,32 @@ class CpuOptions:
     num_threads: int
 
 
-def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: CpuOptions) -> CpuPrograms:
-    """Compile the model and claim its KV memory.
+def load_cpu(
+    spec: DecoderSpec, weights_path: Path, limits: Limits, options: CpuOptions, adapters: Sequence[Adapter] = ()
+) -> CpuPrograms:
+    """Compile the model and claim its KV memory; requests may use one of the `adapters` each.
 
     Raises `SetupError` when OpenVINO has another version than the graph is written for, or memory does not suffice.
+    """
+
+    def build() -> tuple[ov.Model, Constants]:
+        is_bfloat16 = resolve_precision(ov.Core(), options.dtype, options.kv_cache_dtype).inference == "bfloat16"
+        weights = PackedWeights(weights_path)
+        return build_decoder(spec, weights, limits.sequence_length, adapters, is_bfloat16=is_bfloat16)
+
+    return compile_cpu(spec, build, limits, options, tuple(each.name for each in adapters))
+
+
+def compile_cpu(
+    spec: DecoderSpec,
+    build: Callable[[], tuple[ov.Model, Constants]],
+    limits: Limits,
+    options: CpuOptions,
+    adapters: tuple[str, ...] = (),
+) -> CpuPrograms:
+    """Programs of the model that `build` makes, which may have further outputs. Raises as `load_cpu` does.
+
+    `adapters` names those in the model.
     """
     if not ov.__version__.startswith(OPENVINO_RELEASE):
         raise SetupError(f"the cpu target is written for openvino {OPENVINO_RELEASE}; {ov.__version__} is installed")
@@ -53,7 +78,7 @@ def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: Cpu
     kv_bytes = _expected_kv_bytes(spec, limits, precision)
     require_memory(kv_bytes, limits.batch_size * limits.sequence_length)
     arena = Arena(kv_bytes)
-    model, constants = build_decoder(spec, PackedWeights(weights_path), limits.sequence_length)
+    model, constants = build()
     config: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _HINTS[precision.inference],
@@ -66,29 +91,39 @@ def load_cpu(spec: DecoderSpec, weights_path: Path, limits: Limits, options: Cpu
     if options.num_threads:
         config["INFERENCE_NUM_THREADS"] = options.num_threads
     compiled = core.compile_model(model, "CPU", config)
-    return CpuPrograms(compiled, limits, precision, arena, constants)
+    return CpuPrograms(compiled, limits, precision, arena, constants, adapters)
 
 
 class CpuPrograms:
     """A compiled decoder with its KV cache. Owned by one thread."""
 
     def __init__(
-        self, compiled: ov.CompiledModel, limits: Limits, precision: Precision, arena: Arena, constants: Constants
+        self,
+        compiled: ov.CompiledModel,
+        limits: Limits,
+        precision: Precision,
+        arena: Arena,
+        constants: Constants,
+        adapters: tuple[str, ...] = (),
     ) -> None:
+        self._capabilities = replace(CAPABILITIES, adapters=adapters)
         self._constants = constants
         self._precision = precision
         self._spare_block = _num_blocks(limits) - 1
         self._blocks = BlockTable(limits.batch_size, self._spare_block // limits.batch_size)
         self._threads = compiled.get_property("INFERENCE_NUM_THREADS")
         self._request = compiled.create_infer_request()
-        self._ports = {name: compiled.input(name) for name in STEP_INPUTS}
-        self._caches = _claim_caches(compiled, self._request, self._spare_block + 1, arena)
+        names = step_inputs(adapters)
+        self._ports = {name: compiled.input(name) for name in names}
+        cache_ports = compiled.inputs[len(names) :]
+        self._caches = _claim_caches(cache_ports, self._request, self._spare_block + 1, arena)
+        self._num_outputs = len(compiled.outputs)
         self._sampler = HostSampler()
 
     @property
     def capabilities(self) -> Capabilities:
-        """Mixed steps, cuts at block borders, shared prefixes, every sampling parameter."""
-        return CAPABILITIES
+        """Mixed steps, cuts at block borders, shared prefixes, every sampling parameter, the adapters loaded."""
+        return self._capabilities
 
     @property
     def details(self) -> dict[str, str]:
@@ -123,6 +158,10 @@ class CpuPrograms:
             num_padded_tokens=num_padded,
         )
 
+    def further_outputs(self) -> list[npt.NDArray[np.float32]]:
+        """Copies of what the last step gave behind logits and their normalisers, where the model has more outputs."""
+        return [self._request.get_output_tensor(index).data.copy() for index in range(2, self._num_outputs)]
+
     def _step_inputs(self, plan: StepPlan) -> dict[str, Ints]:
         chunks = plan.chunks
         lengths = [len(chunk.token_ids) for chunk in chunks]
@@ -145,7 +184,7 @@ class CpuPrograms:
             starts.append(0)
             lengths.append(1)
         begins = _offsets(lengths)
-        return {
+        inputs = {
             "ids": np.concatenate(ids),
             "positions": np.concatenate(positions),
             "past_lens": np.array(starts, np.int32),
@@ -155,6 +194,11 @@ class CpuPrograms:
             "max_context": np.array(max(s + n for s, n in zip(starts, lengths, strict=True)), np.int32),
             "rows": wanted_rows(plan, begins),
         }
+        if self._capabilities.adapters:
+            # The token that keeps a lone one company has no adapter.
+            chosen = [chunk.adapter for chunk in chunks] + [0] * (len(lengths) - len(chunks))
+            inputs[ADAPTERS_INPUT] = np.repeat(np.array(chosen, np.int32), lengths)
+        return inputs
 
     def release(self) -> None:
         """Drop the model and the KV cache."""
@@ -185,10 +229,12 @@ def _num_blocks(limits: Limits) -> int:
     return limits.batch_size * -(-limits.sequence_length // BLOCK_TOKENS) + 1
 
 
-def _claim_caches(compiled: ov.CompiledModel, request: ov.InferRequest, num_blocks: int, arena: Arena) -> list[Bytes]:
+def _claim_caches(
+    ports: Sequence[ov.ConstOutput], request: ov.InferRequest, num_blocks: int, arena: Arena
+) -> list[Bytes]:
     """Set a piece of the arena on the request for each cache port; the request keeps them for good."""
     caches = []
-    for port in compiled.inputs[len(STEP_INPUTS) :]:
+    for port in ports:
         shape = [num_blocks, *(dim.get_length() for dim in list(port.partial_shape)[1:])]
         memory = arena.take(int(np.prod(shape)) * _ELEMENT_BYTES[port.element_type])
         request.set_tensor(port, ov.Tensor(memory, ov.Shape(shape), port.element_type))
