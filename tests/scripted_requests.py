@@ -25,11 +25,15 @@ def make_request(
     )
 
 
-def scripted_tokens(prompt_ids: Iterable[int], num_tokens: int) -> list[int]:
+def scripted_tokens(prompt_ids: Iterable[int], num_tokens: int, adapter: int = 0) -> list[int]:
     """What `ScriptedPrograms` promises for a greedy request, straight from the formulas of its docstring."""
     ids = list(prompt_ids)
     num_prompt = len(ids)
-    ids.append((3 * sum(ids) + 1) % VOCAB_SIZE)
+
+    def total() -> int:
+        return sum(ids) + 7 * adapter * len(ids)
+
+    ids.append((3 * total() + 1) % VOCAB_SIZE)
     while len(ids) < num_prompt + num_tokens:
-        ids.append((ids[-1] + 2 * (len(ids) - 1) + sum(ids)) % VOCAB_SIZE)
+        ids.append((ids[-1] + 2 * (len(ids) - 1) + total()) % VOCAB_SIZE)
     return ids[num_prompt:]

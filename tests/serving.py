@@ -249,6 +249,7 @@ async def scripted_service(
     service_limits: ServiceLimits | None = None,
     fault_token: int = NO_FAULT,
     template: str | None = CHAT_TEMPLATE,
+    adapters: tuple[str, ...] = (),
 ) -> AsyncIterator[GenerationService]:
     """A service over the real engine, on a thread of its own, with the scripted target. Grammars hold it.
 
@@ -260,6 +261,7 @@ async def scripted_service(
         sequence_length=limits.sequence_length,
         vocab_size=VOCAB_SIZE,
         fault_token=fault_token,
+        adapters=adapters,
     )
     info = EngineInfo(target="scripted", limits=limits, capabilities=programs.capabilities, details=programs.details)
     metrics = make_metrics(limits)

@@ -76,7 +76,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"inputs": "x" * 64}, "`inputs` must have less than 32 tokens. Given: 64"),
     ({"inputs": "x" * 65}, TOTAL + "Given: 65 `inputs` tokens and 0 `max_new_tokens`"),
     ({"watermark": True}, f"`watermark` {UNSUPPORTED}"),
-    ({"adapter_id": "lora"}, f"`adapter_id` {UNSUPPORTED}"),
+    ({"adapter_id": "lora"}, "`adapter_id` is not supported by this server: it has no adapters; leave it out"),
     ({"grammar": GRAMMAR}, "grammar is not supported"),
 ]
 ONLY_WHOLE = [rule for rule in RULES if "best_of" in rule[0]]

@@ -197,11 +197,6 @@ NGROK = "no tunnels are opened; run a tunnel or a reverse proxy in front of `--p
         ("--speculate", "2", "speculation is not available; leave the option out or give `0`"),
         ("--rope-scaling", "linear", ROPE),
         ("--rope-factor", "2.0", ROPE),
-        (
-            "--lora-adapters",
-            "a,b",
-            "adapters are not served yet; merge the adapter into the model and serve the result instead",
-        ),
         ("--ngrok", "", NGROK),
         ("--ngrok-authtoken", "secret", NGROK),
         ("--ngrok-edge", "edge", NGROK),

@@ -88,6 +88,7 @@ def test_everything_has_a_default() -> None:
         revision=None,
         tokenizer_config_path=None,
         hub_cache=None,
+        lora_adapters=(),
         quantize="auto",
         dtype="auto",
         kv_cache_dtype="auto",

@@ -16,7 +16,7 @@ from ranvier.config.options import select
 WITHOUT_VARIABLE = {"env", "help", "version"}
 
 HONOURED_FLAGS = """
---model-id --revision --tokenizer-config-path --weights-cache-override --huggingface-hub-cache
+--model-id --revision --tokenizer-config-path --weights-cache-override --huggingface-hub-cache --lora-adapters
 --quantize --dtype --kv-cache-dtype
 --max-batch-size --max-input-tokens --max-input-length --max-total-tokens --max-batch-prefill-tokens
 --max-concurrent-requests --max-best-of --max-stop-sequences --max-top-n-tokens --max-client-batch-size
@@ -34,7 +34,7 @@ IGNORED_FLAGS = """
 """.split()
 
 REFUSED_FLAGS = """
---trust-remote-code --speculate --rope-scaling --rope-factor --lora-adapters
+--trust-remote-code --speculate --rope-scaling --rope-factor
 --ngrok --ngrok-authtoken --ngrok-edge
 """.split()
 

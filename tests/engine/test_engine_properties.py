@@ -27,6 +27,7 @@ from scripted_requests import make_request
 
 SEQUENCE_LENGTH = 32
 MAX_INPUT_TOKENS = 24
+ADAPTERS = ("one", "two")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Setting:
             chunk_multiple=self.chunk_multiple,
             mixed_steps=self.mixed_steps,
             prefix_sharing=self.prefix_sharing,
+            adapters=ADAPTERS,
         )
 
     def _wrap(self, programs: Programs) -> Programs:
@@ -109,6 +111,7 @@ def requests(draw: st.DrawFn) -> EngineRequest:
         sampling=draw(samplings),
         grammar=draw(st.sampled_from([None, None, "one", "two"])),
         wants_prompt_logprobs=draw(st.booleans()),
+        adapter=draw(st.sampled_from([None, None, *ADAPTERS])),
     )
 
 
@@ -149,7 +152,7 @@ def tokens(events: list[Event]) -> list[PromptEvent | TokenEvent]:
 def alone(request: EngineRequest) -> list[Event]:
     """The request's events in an engine of its own that neither cuts nor shares."""
     limits = make_limits(batch_size=1, sequence_length=SEQUENCE_LENGTH)
-    return generate(make_engine(limits=limits, chunk_multiple=0, prefix_sharing=False), request)
+    return generate(make_engine(limits=limits, chunk_multiple=0, prefix_sharing=False, adapters=ADAPTERS), request)
 
 
 def assert_well_formed(events: list[Event]) -> None:

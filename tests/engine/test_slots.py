@@ -20,12 +20,12 @@ from scripted_requests import make_request
 TEN = tuple(range(10, 20))
 
 
-def make_sequence(prompt_ids: ReadOnlySequence[int]) -> Sequence:
-    return Sequence(make_request("r", prompt_ids))
+def make_sequence(prompt_ids: ReadOnlySequence[int], adapter: int = 0) -> Sequence:
+    return Sequence(make_request("r", prompt_ids), adapter)
 
 
-def place(slots: Slots, prompt_ids: ReadOnlySequence[int]) -> tuple[Sequence, Placement]:
-    sequence = make_sequence(prompt_ids)
+def place(slots: Slots, prompt_ids: ReadOnlySequence[int], adapter: int = 0) -> tuple[Sequence, Placement]:
+    sequence = make_sequence(prompt_ids, adapter)
     placement = slots.place(sequence)
     slots.check()
     return sequence, placement
@@ -36,9 +36,9 @@ def compute(slots: Slots, sequence: Sequence, num_tokens: int) -> None:
     slots.remember(sequence)
 
 
-def serve(slots: Slots, prompt_ids: ReadOnlySequence[int]) -> Placement:
+def serve(slots: Slots, prompt_ids: ReadOnlySequence[int], adapter: int = 0) -> Placement:
     """Place a prompt, compute it whole and let it go."""
-    sequence, placement = place(slots, prompt_ids)
+    sequence, placement = place(slots, prompt_ids, adapter)
     compute(slots, sequence, sequence.num_prefill_left)
     slots.release(sequence)
     slots.check()
@@ -101,6 +101,23 @@ def test_a_prefix_in_a_taken_slot_is_copied() -> None:
     compute(slots, sequence, 10)
     _, placement = place(slots, TEN)
     assert placement.share == PrefixShare(source=0, target=1, num_tokens=8)
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_prefix_is_reused_only_by_requests_of_the_same_adapter(is_held: bool) -> None:
+    slots = Slots(4, 4)
+    if is_held:
+        compute(slots, place(slots, TEN, adapter=1)[0], 10)
+    else:
+        serve(slots, TEN, adapter=1)
+    assert place(slots, TEN, adapter=0)[1].num_reused == 0
+    assert place(slots, TEN, adapter=2)[1].num_reused == 0
+    assert place(slots, TEN, adapter=1)[1].num_reused == 8
+
+
+def test_a_slot_that_another_adapter_has_used_lends_what_that_one_computed() -> None:
+    slots = Slots(1, 4)
+    assert [serve(slots, TEN, adapter).num_reused for adapter in (1, 2, 2, 1, 1)] == [0, 0, 8, 0, 8]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ engine_requests = st.builds(
     sampling=samplings,
     grammar=st.none() | st.text(),
     wants_prompt_logprobs=st.booleans(),
+    adapter=st.none() | st.text(),
 )
 step_stats = st.builds(
     StepStats,

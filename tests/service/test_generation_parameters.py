@@ -201,17 +201,31 @@ def test_whatever_is_admitted_fits_and_makes_progress(
         assert max_new_tokens is None or settled <= max_new_tokens
 
 
+def test_what_no_target_does_yet_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError) as caught:
+        check_capabilities(parameters(watermark=True), CAPABILITIES, "cpu")
+    assert str(caught.value) == "`watermark` is not supported by this server (target cpu); leave it out"
+
+
 @pytest.mark.parametrize(
-    ("values", "name"),
+    ("loaded", "text"),
     [
-        ({"watermark": True}, "watermark"),
-        ({"adapter_id": "lora"}, "adapter_id"),
+        ((), "`adapter_id` is not supported by this server: it has no adapters; leave it out"),
+        (("a",), "`adapter_id` must be one of the adapters loaded: `a`; or leave it out"),
+        (("a", "b/c"), "`adapter_id` must be one of the adapters loaded: `a`, `b/c`; or leave it out"),
     ],
 )
-def test_what_no_target_does_yet_is_refused_by_name(values: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("adapter_id", ["lora", "", "A"])
+def test_an_adapter_that_is_not_loaded_is_refused_with_the_names_of_those_that_are(
+    loaded: tuple[str, ...], text: str, adapter_id: str
+) -> None:
     with pytest.raises(ValidationError) as caught:
-        check_capabilities(parameters(**values), CAPABILITIES, "cpu")
-    assert str(caught.value) == f"`{name}` is not supported by this server (target cpu); leave it out"
+        check_capabilities(parameters(adapter_id=adapter_id), replace(CAPABILITIES, adapters=loaded), "cpu")
+    assert str(caught.value) == text
+
+
+def test_an_adapter_that_is_loaded_is_taken() -> None:
+    check_capabilities(parameters(adapter_id="b"), replace(CAPABILITIES, adapters=("a", "b")), "cpu")
 
 
 def test_a_grammar_that_the_target_lacks_is_refused_with_tgis_text() -> None:

@@ -148,3 +148,18 @@ def test_release_has_nothing_to_let_go_of() -> None:
     programs = make()
     programs.release()
     assert run(programs, (0, [5, 6, 7], 0)) == [55]
+
+
+def test_with_an_adapter_each_id_counts_seven_times_its_number_more() -> None:
+    """As in the docstring of the target: S = 18 + 3 * 14, then 81 at position 3."""
+    programs = make(adapters=("one", "two"))
+    row = SamplingRow(SamplingParams(), 0, [])
+
+    def run_with(adapter: int, ids: list[int], start: int) -> list[int | None]:
+        plan = StepPlan((Chunk(0, ids, start, wants_logits=True, adapter=adapter),), (), (row,))
+        return [None if choice is None else choice.token_id for choice in programs.run(plan).choices]
+
+    assert run_with(2, [5, 6, 7], 0) == [81]
+    assert run_with(2, [81], 3) == [42]
+    assert run_with(0, [5, 6, 7], 0) == [55]
+    assert programs.capabilities.adapters == ("one", "two")

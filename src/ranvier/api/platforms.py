@@ -104,7 +104,7 @@ class VertexRoutes:
         with self._service.failures_counted():
             messages, parameters = instance.to_chat(), instance.to_parameters()
         chat = await self._chat.prepare(messages)
-        return chat.prompt, replace(parameters, grammar=chat.grammar)
+        return chat.prompt, replace(self._service.with_model(parameters, instance.model), grammar=chat.grammar)
 
     async def _text(self, prompt: Prompt, parameters: ServiceParameters, origin: Origin) -> str:
         return (await self._service.generate(prompt, parameters, origin)).best.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,12 +14,13 @@ from ranvier.service import GenerationService
 
 
 class ModelInfo(Struct, frozen=True):
-    """One model of `/v1/models`."""
+    """One model of `/v1/models`; `parent` is the model that an adapter was loaded beside."""
 
     id: str
     object: str
     created: int
     owned_by: str
+    parent: str | UnsetType = UNSET
 
 
 class ModelsInfo(Struct, frozen=True):
@@ -68,13 +69,15 @@ class SystemRoutes:
                 version=__version__,
                 sha=None,
                 docker_label=None,
+                adapters=list(self._service.adapters) or UNSET,
             )
         )
 
     async def models(self, request: Request) -> Response:
-        """GET `/v1/models`: the one model that is served."""
+        """GET `/v1/models`: the model that is served, then its adapters."""
         model_id = self._service.text.model_id
-        return json_response(ModelsInfo("list", [ModelInfo(model_id, "model", 0, model_id)]))
+        adapters = [ModelInfo(name, "model", 0, model_id, model_id) for name in self._service.adapters]
+        return json_response(ModelsInfo("list", [ModelInfo(model_id, "model", 0, model_id), *adapters]))
 
     async def metrics(self, request: Request) -> Response:
         """GET `/metrics`: figures for Prometheus."""

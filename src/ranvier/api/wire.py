@@ -193,7 +193,7 @@ class ErrorResponse(Struct, frozen=True):
 
 
 class Info(Struct, frozen=True):
-    """Body of `/info`."""
+    """Body of `/info`; `adapters` is not in TGI's, and left out where none are loaded."""
 
     model_id: str
     model_sha: str | None
@@ -209,6 +209,7 @@ class Info(Struct, frozen=True):
     version: str
     sha: str | None
     docker_label: str | None
+    adapters: list[str] | UnsetType = UNSET
 
 
 def _token(piece: TokenPiece) -> Token:

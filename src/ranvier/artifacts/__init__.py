@@ -1,5 +1,6 @@
 """Artifact directories: manifest, local store, and what a model id names."""
 
+from ranvier.artifacts.adapters import AdapterSource, locate_adapters
 from ranvier.artifacts.manifest import (
     FORMAT,
     WEIGHTS_NAME,
@@ -15,6 +16,7 @@ from ranvier.artifacts.store import Store, digest, publish
 __all__ = [
     "FORMAT",
     "WEIGHTS_NAME",
+    "AdapterSource",
     "Artifact",
     "ExportRequest",
     "Manifest",
@@ -22,6 +24,7 @@ __all__ = [
     "Store",
     "digest",
     "locate",
+    "locate_adapters",
     "open_artifact",
     "publish",
     "write_manifest",

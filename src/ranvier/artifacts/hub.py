@@ -15,14 +15,14 @@ from ranvier.errors import ModelError
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
 
 
-def download(model_id: str, revision: str | None, cache_dir: str | None) -> Path:
+def download(model_id: str, revision: str | None, cache_dir: str | None, option: str = "model_id") -> Path:
     """The local snapshot of a repository, downloaded where needed; an interrupted download is resumed.
 
-    Raises `ModelError` when it does not exist, is closed to this token, or cannot be reached, and for a revision that
-    cannot be one: the library makes a path of it.
+    `option` is where the id comes from. Raises `ModelError` when it does not exist, is closed to this token, or cannot
+    be reached, and for a revision that cannot be one: the library makes a path of it.
     """
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
-    name = f"`model_id` {model_id}" + (f" at revision {revision}" if revision else "")
+    name = f"`{option}` {model_id}" + (f" at revision {revision}" if revision else "")
     if revision is not None and not _is_revision(revision):
         raise ModelError(f"{name}: no branch, tag or commit can have this name; check `revision`")
     try:

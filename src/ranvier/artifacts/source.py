@@ -45,10 +45,14 @@ def locate(model_id: str) -> ModelSource:
         if path.suffix == ".gguf":
             return ModelSource("gguf", path.resolve(), model_id)
         raise ModelError(f"`model_id` {model_id}: a file must end in .gguf; give {_WAYS}")
-    is_hub_id = _HUB_ID.fullmatch(model_id) and len(model_id) <= _MAX_HUB_ID and ".." not in model_id
-    if not is_hub_id or path.suffix == ".gguf":
+    if not is_hub_id(model_id) or path.suffix == ".gguf":
         raise ModelError(f"`model_id` {model_id}: no such file or directory; give {_WAYS}")
     return ModelSource("hub", path, model_id)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a repository on the hub can have this id."""
+    return _HUB_ID.fullmatch(text) is not None and len(text) <= _MAX_HUB_ID and ".." not in text
 
 
 def _directory(path: Path, model_id: str) -> ModelSource:

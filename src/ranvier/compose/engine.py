@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from ranvier.artifacts import Artifact, open_artifact
+from ranvier.artifacts import AdapterSource, Artifact, open_artifact
+from ranvier.compose.plan import ServePlan
 from ranvier.config import LauncherConfig
 from ranvier.core import Chunk, EngineInfo, Limits, SamplingParams, SamplingRow, StepPlan
 from ranvier.engine import Engine
-from ranvier.models import read_json, spec_of
+from ranvier.models import load_adapter, read_json, spec_of
 from ranvier.targets import Programs
 
 
-def load_engine(config: LauncherConfig, directory: Path, limits: Limits) -> tuple[Engine, EngineInfo, Programs]:
-    """A warm engine for an artifact. Raises a `SetupError` when it cannot be loaded."""
+def load_engine(
+    config: LauncherConfig, directory: Path, limits: Limits, adapters: Sequence[AdapterSource] = ()
+) -> tuple[Engine, EngineInfo, Programs]:
+    """A warm engine for an artifact, with adapters. Raises a `SetupError` when one of them cannot be loaded."""
     began = time.monotonic()
-    programs = _load_programs(config, open_artifact(directory), limits)
+    programs = _load_programs(config, open_artifact(directory), limits, adapters)
     engine = Engine(programs, limits)
     _warm_up(programs, limits)
     details = {**programs.details, "load_s": f"{time.monotonic() - began:.2f}"}
@@ -24,13 +28,25 @@ def load_engine(config: LauncherConfig, directory: Path, limits: Limits) -> tupl
     return engine, info, programs
 
 
-def _load_programs(config: LauncherConfig, artifact: Artifact, limits: Limits) -> Programs:
-    spec = spec_of(read_json(artifact.directory / "config.json"))
+def load_planned(plan: ServePlan) -> tuple[Engine, EngineInfo, Programs]:
+    """The engine of a plan. Raises a `SetupError`."""
+    return load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits, plan.adapters)
+
+
+def _load_programs(
+    config: LauncherConfig, artifact: Artifact, limits: Limits, sources: Sequence[AdapterSource]
+) -> Programs:
+    model_config = read_json(artifact.directory / "config.json")
+    spec = spec_of(model_config)
+    adapters = [load_adapter(source.name, Path(source.directory), model_config) for source in sources]
     if config.target == "scripted":
         from ranvier.targets.scripted import ScriptedPrograms
 
         return ScriptedPrograms(
-            num_slots=limits.batch_size, sequence_length=limits.sequence_length, vocab_size=spec.vocab_size
+            num_slots=limits.batch_size,
+            sequence_length=limits.sequence_length,
+            vocab_size=spec.vocab_size,
+            adapters=tuple(adapter.name for adapter in adapters),
         )
     # Imported here: one target's library must not be needed for another.
     from ranvier.targets.cpu import CpuOptions, load_cpu
@@ -39,7 +55,7 @@ def _load_programs(config: LauncherConfig, artifact: Artifact, limits: Limits) -
     options = CpuOptions(
         dtype=manifest.dtype, kv_cache_dtype=manifest.kv_cache_dtype, num_threads=config.num_threads or 0
     )
-    return load_cpu(spec, artifact.weights_path, limits, options)
+    return load_cpu(spec, artifact.weights_path, limits, options, adapters)
 
 
 def _warm_up(programs: Programs, limits: Limits) -> None:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import msgspec
 
-from ranvier.artifacts import Artifact, ExportRequest, Manifest, ModelSource, Store, locate, open_artifact
+from ranvier.artifacts import (
+    AdapterSource,
+    Artifact,
+    ExportRequest,
+    Manifest,
+    ModelSource,
+    Store,
+    locate,
+    locate_adapters,
+    open_artifact,
+)
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, ModelError, OptionError
@@ -15,6 +25,9 @@ from ranvier.errors import ArtifactError, ModelError, OptionError
 DEFAULT_PREFILL_TOKENS = 512
 """Prompt tokens a step may prefill unless told otherwise: enough to keep the processor's products large, few enough
 that requests which are being decoded do not wait long for a neighbour's prompt."""
+
+ADAPTER_TARGETS = ("cpu", "scripted")
+"""Targets that can load adapters; the engines of others have none in their capabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +38,7 @@ class ServePlan:
     artifact_directory: str
     limits: Limits
     socket_path: str
+    adapters: tuple[AdapterSource, ...] = ()
 
     @property
     def tokenizer_json(self) -> Path:
@@ -116,6 +130,16 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     from ranvier.export import export_to_store
 
     return export_to_store(request, store, Reporter(as_json=config.json_output))
+
+
+def find_adapters(config: LauncherConfig, artifact: Artifact) -> tuple[AdapterSource, ...]:
+    """The adapters to load beside the model, downloaded where they are on the hub. Raises a `SetupError`."""
+    if config.lora_adapters and config.target not in ADAPTER_TARGETS:
+        raise OptionError(
+            f"`lora_adapters` is not served by target {config.target}; merge the adapter into the model, "
+            f"or give `--target {ADAPTER_TARGETS[0]}`"
+        )
+    return locate_adapters(config.lora_adapters, artifact.manifest.model_id, config.hub_cache)
 
 
 def export_artifact(config: ExportConfig) -> Artifact:

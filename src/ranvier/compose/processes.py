@@ -24,11 +24,11 @@ EXIT_LOST = 3
 def run_engine(plan: ServePlan) -> int:
     """Load, serve the router, and return the exit code once the device is lost. Raises a `SetupError`."""
     from ranvier.compose.constraints import constraint_factory
-    from ranvier.compose.engine import load_engine
+    from ranvier.compose.engine import load_planned
     from ranvier.engine import EngineLoop
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
+    engine, info, programs = load_planned(plan)
     server = EngineServer(Path(plan.socket_path), info)
     loop = EngineLoop(engine, server.deliver, server.lost, constraint_factory(plan.tokenizer_json))
     loop.start()
@@ -65,13 +65,13 @@ async def run_single(plan: ServePlan) -> None:
     """Both halves in this process. Raises a `SetupError`."""
     from ranvier.compose import router
     from ranvier.compose.constraints import constraint_factory
-    from ranvier.compose.engine import load_engine
+    from ranvier.compose.engine import load_planned
     from ranvier.engine import LocalEngineClient
 
     stop = router.stop_on_signals()
     metrics = router.make_metrics(plan.limits)
     with router.traced(plan) as tracing:
-        engine, info, programs = load_engine(plan.launcher_config(), Path(plan.artifact_directory), plan.limits)
+        engine, info, programs = load_planned(plan)
         _log.info("engine warm", extra=info.details)
         recorder = router.StepRecorder(metrics, plan.limits)
         constraints = constraint_factory(plan.tokenizer_json)

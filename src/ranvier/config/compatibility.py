@@ -187,14 +187,6 @@ REFUSED_OPTIONS: tuple[Option, ...] = (
         refusal=_ROPE,
     ),
     Option(
-        flags=("--lora-adapters",),
-        help="Adapters to load beside the model.",
-        kind="list",
-        metavar="ADAPTERS",
-        status=Status.REFUSED,
-        refusal="adapters are not served yet; merge the adapter into the model and serve the result instead",
-    ),
-    Option(
         flags=("--ngrok",),
         help="Open a tunnel to the server.",
         kind="switch",

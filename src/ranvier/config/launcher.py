@@ -34,6 +34,7 @@ class LauncherConfig:
     revision: str | None
     tokenizer_config_path: str | None
     hub_cache: str | None
+    lora_adapters: tuple[str, ...]
     quantize: str
     dtype: str
     kv_cache_dtype: str

@@ -63,6 +63,15 @@ _MODEL_OPTIONS: tuple[Option, ...] = (
         default_text="the hub client's own",
         field="hub_cache",
     ),
+    Option(
+        flags=("--lora-adapters",),
+        help="LoRA adapters to load beside the model: entries NAME=DIRECTORY, NAME=ID, ID or ID@REVISION with an ID on "
+        "the hub. Requests choose one by `adapter_id`. May be repeated; commas separate entries.",
+        group=MODEL,
+        kind="list",
+        default=(),
+        metavar="ADAPTERS",
+    ),
 )
 
 _PRECISION_OPTIONS: tuple[Option, ...] = (

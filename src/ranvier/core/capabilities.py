@@ -29,9 +29,11 @@ class Capabilities:
     * `chunk_multiple`: prompts may be cut at multiples of this many tokens; 0 means never cut.
     * `prefix_sharing`: a slot may start from the KV rows that another slot has computed.
     * `parameters`: names of the request's parameters it honours (see `ALL_PARAMETERS`).
+    * `adapters`: names of the LoRA adapters that are loaded; a request may use one of them.
     """
 
     mixed_steps: bool
     chunk_multiple: int
     prefix_sharing: bool
     parameters: frozenset[str] = ALL_PARAMETERS
+    adapters: tuple[str, ...] = ()

@@ -15,7 +15,8 @@ class Chunk:
 
     They take the positions `start … start + len(token_ids) - 1`; everything before `start` is in the slot's KV cache
     already. A decode is a chunk of one token. `wants_logits` asks for a token after the last one. `scored_ids`, if
-    any, asks for log P(`scored_ids[k]`) after `token_ids[k]`; there are at most as many as tokens.
+    any, asks for log P(`scored_ids[k]`) after `token_ids[k]`; there are at most as many as tokens. `adapter` is the
+    number of the adapter to use, from 1 in the order of `Capabilities.adapters`; 0 is the model itself.
     """
 
     slot: int
@@ -23,6 +24,7 @@ class Chunk:
     start: int
     wants_logits: bool
     scored_ids: Sequence[int] = ()
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class EngineRequest:
 
     * `grammar`: text of `ranvier.grammar` that the output must match; the router has compiled it once already.
     * `wants_prompt_logprobs`: report how likely each prompt token was, in a `PromptEvent`.
+    * `adapter`: name of the LoRA adapter to use, one of `Capabilities.adapters`; None for the model itself.
     """
 
     request_id: str
@@ -51,3 +52,4 @@ class EngineRequest:
     sampling: SamplingParams
     grammar: str | None = None
     wants_prompt_logprobs: bool = False
+    adapter: str | None = None

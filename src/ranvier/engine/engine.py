@@ -81,7 +81,7 @@ class Engine:
         refusal = self._refusal(request)
         if refusal is not None:
             return [FailEvent(request.request_id, refusal)]
-        sequence = Sequence(request)
+        sequence = Sequence(request, self._adapter_number(request))
         self._sequences[request.request_id] = sequence
         if not sequence.is_held:
             self._scheduler.enqueue(sequence)
@@ -109,7 +109,12 @@ class Engine:
         if length == 0 or length + request.max_new_tokens > limits.sequence_length:
             limit = limits.sequence_length
             return f"{length} prompt and {request.max_new_tokens} new tokens do not fit a slot of {limit}"
+        if request.adapter is not None and request.adapter not in self._programs.capabilities.adapters:
+            return f"the adapter {request.adapter!r} is not loaded"
         return None
+
+    def _adapter_number(self, request: EngineRequest) -> int:
+        return 0 if request.adapter is None else 1 + self._programs.capabilities.adapters.index(request.adapter)
 
     def cancel(self, request_id: str) -> list[Event]:
         """End a request now and free its slot. Unknown ids give no event."""

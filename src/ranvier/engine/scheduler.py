@@ -142,6 +142,7 @@ def _chunk(sequence: Sequence, length: int) -> Chunk:
         start,
         wants_logits=start + length == len(sequence.token_ids),
         scored_ids=sequence.scored_ids(length),
+        adapter=sequence.adapter,
     )
 
 

@@ -12,11 +12,13 @@ class Sequence:
     `token_ids` is prompt and output; `num_computed` of them have their KV rows written. All but the last generated
     token are computed while decoding, so a sequence decodes when exactly one token is left to put through the model.
 
-    A sequence with a grammar is held, outside the queue, until its `constraint` is compiled.
+    A sequence with a grammar is held, outside the queue, until its `constraint` is compiled. `adapter` is the number of
+    its adapter, see `Chunk`.
     """
 
-    def __init__(self, request: EngineRequest) -> None:
+    def __init__(self, request: EngineRequest, adapter: int = 0) -> None:
         self.request = request
+        self.adapter = adapter
         self.token_ids = list(request.prompt_ids)
         self.num_computed = 0
         self.slot = -1

@@ -29,13 +29,15 @@ class Slots:
     """Owner of `num_slots` slots. `block` tokens is the unit of prefix reuse; 0 turns it off.
 
     Only rows that a prefill wrote are reused: a decode rounds differently, and a request's text must not depend on
-    what the cache held.
+    what the cache held. Nor are rows that were computed with another adapter.
     """
 
     def __init__(self, num_slots: int, block: int) -> None:
         self._block = block
         self._occupants: list[Sequence | None] = [None] * num_slots
         self._prefixes: list[tuple[int, ...]] = [()] * num_slots
+        # The adapter with which a slot's prefix was computed.
+        self._adapters = [0] * num_slots
         # Free slots, the longest unused first.
         self._free = list(range(num_slots))
 
@@ -57,26 +59,30 @@ class Slots:
         """Give a sequence a slot and as much of a known prefix as may be reused. Needs a free slot."""
         # Rows taken over have no logits, so a request that scores its prompt computes all of it.
         is_scored = sequence.request.wants_prompt_logprobs
-        placement = self._choose(() if is_scored else sequence.request.prompt_ids)
+        placement = self._choose(() if is_scored else sequence.request.prompt_ids, sequence.adapter)
         self._free.remove(placement.slot)
         self._occupants[placement.slot] = sequence
         self._prefixes[placement.slot] = sequence.request.prompt_ids[: placement.num_reused]
+        self._adapters[placement.slot] = sequence.adapter
         sequence.slot = placement.slot
         sequence.num_computed = placement.num_reused
         return placement
 
-    def _choose(self, prompt_ids: tuple[int, ...]) -> Placement:
-        source, reused = self._longest_prefix(prompt_ids)
+    def _choose(self, prompt_ids: tuple[int, ...], adapter: int) -> Placement:
+        source, reused = self._longest_prefix(prompt_ids, adapter)
         slot = source if reused and source in self._free else self._free[0]
         return Placement(slot, source, reused)
 
-    def _longest_prefix(self, prompt_ids: tuple[int, ...]) -> tuple[int, int]:
+    def _longest_prefix(self, prompt_ids: tuple[int, ...], adapter: int) -> tuple[int, int]:
         """The slot that holds most of the prompt, if possible a free one, and how many tokens, in whole blocks."""
         if not self._block:
             return 0, 0
         # Two tokens at least are left to compute: a lone one would go through the decode kernel.
         limit = max(0, len(prompt_ids) - 2) // self._block * self._block
-        lengths = [_common_blocks(prefix[:limit], prompt_ids, self._block) for prefix in self._prefixes]
+        lengths = [
+            _common_blocks(prefix[:limit], prompt_ids, self._block) if owner == adapter else 0
+            for prefix, owner in zip(self._prefixes, self._adapters, strict=True)
+        ]
         best = max(range(len(lengths)), key=lambda slot: (lengths[slot], slot in self._free))
         return best, lengths[best]
 

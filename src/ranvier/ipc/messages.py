@@ -87,6 +87,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     sampling: SamplingParams
     grammar: str | None
     wants_prompt_logprobs: bool
+    adapter: str | None
 
     def to_request(self) -> EngineRequest:
         """The value the engine works with."""
@@ -98,6 +99,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
             sampling=self.sampling,
             grammar=self.grammar,
             wants_prompt_logprobs=self.wants_prompt_logprobs,
+            adapter=self.adapter,
         )
 
 
@@ -179,6 +181,7 @@ def submit_frame(request: EngineRequest) -> Submit:
         request.sampling,
         request.grammar,
         request.wants_prompt_logprobs,
+        request.adapter,
     )
 
 

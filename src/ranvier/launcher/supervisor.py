@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from ranvier import __version__
-from ranvier.compose.plan import ServePlan, prepare_artifact, settle_limits
+from ranvier.compose.plan import ServePlan, find_adapters, prepare_artifact, settle_limits
 from ranvier.compose.ports import open_port
 from ranvier.compose.processes import EXIT_SETUP
 from ranvier.config import LauncherConfig
@@ -38,6 +38,7 @@ def launch(config: LauncherConfig) -> int:
     signals = _Signals()
     artifact = prepare_artifact(config)
     limits = settle_limits(config, artifact.manifest)
+    adapters = find_adapters(config, artifact)
     _check_port(config)
     if signals.is_stopped:
         return 0
@@ -47,6 +48,7 @@ def launch(config: LauncherConfig) -> int:
             artifact_directory=str(artifact.directory),
             limits=limits,
             socket_path=str(Path(directory) / "engine.sock"),
+            adapters=adapters,
         )
         if config.single_process:
             return _single(plan, signals)

@@ -175,7 +175,7 @@ def settle_max_new_tokens(num_input: int, parameters: GenerateParameters, limits
 
 def check_capabilities(parameters: GenerateParameters, capabilities: Capabilities, target: str) -> None:
     """Refuse what would otherwise have no effect. Raises `ValidationError` that names the parameter."""
-    refused = {"watermark": parameters.watermark, "adapter_id": parameters.adapter_id is not None}
+    refused = {"watermark": parameters.watermark}
     used = {
         "temperature": parameters.temperature not in (None, 1.0),
         "top_k": parameters.top_k is not None,
@@ -192,9 +192,20 @@ def check_capabilities(parameters: GenerateParameters, capabilities: Capabilitie
     for name, is_refused in refused.items():
         if is_refused:
             raise ValidationError(f"`{name}` is not supported by this server (target {target}); leave it out")
+    if parameters.adapter_id is not None:
+        _check_adapter(parameters.adapter_id, capabilities.adapters)
     if parameters.grammar is not None and "grammar" not in capabilities.parameters:
         # TGI's words, as where the operator has switched grammars off.
         raise ValidationError("grammar is not supported")
+
+
+def _check_adapter(adapter_id: str, loaded: tuple[str, ...]) -> None:
+    """Refuse an adapter that is not there: TGI would answer with the model itself and not say so."""
+    if not loaded:
+        raise ValidationError("`adapter_id` is not supported by this server: it has no adapters; leave it out")
+    if adapter_id not in loaded:
+        names = ", ".join(f"`{name}`" for name in loaded)
+        raise ValidationError(f"`adapter_id` must be one of the adapters loaded: {names}; or leave it out")
 
 
 def to_sampling(parameters: GenerateParameters, index: int = 0) -> SamplingParams:

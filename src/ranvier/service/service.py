@@ -83,6 +83,19 @@ class GenerationService:
         """Refuse new requests from now on; those in flight go on."""
         self._is_draining = True
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that are loaded."""
+        return self.engine.info.capabilities.adapters
+
+    def with_model(self, parameters: GenerateParameters, model: str | None) -> GenerateParameters:
+        """The parameters of a request for `model`: an adapter of that name, else the model itself."""
+        return replace(parameters, adapter_id=model) if model in self.adapters else parameters
+
+    def model_name(self, model: str | None) -> str:
+        """What answers a request for `model`: the adapter of that name, else the model's id."""
+        return model if model is not None and model in self.adapters else self.text.model_id
+
     async def generate(
         self, prompt: str | Prompt, parameters: GenerateParameters, origin: Origin = NO_ORIGIN
     ) -> Completion:
@@ -202,6 +215,7 @@ class GenerationService:
             sampling=to_sampling(parameters, index),
             grammar=accepted.grammar,
             wants_prompt_logprobs=parameters.decoder_input_details,
+            adapter=parameters.adapter_id,
         )
         admitted = Admitted(request=request, stop=parameters.stop, arrived_s=arrived_s)
         generation = Generation(admitted, self.text.tokenizer, self.engine.cancel, self.metrics)

@@ -4,9 +4,11 @@ After a prefill that ends the prompt, with S the sum of the prompt's ids:   toke
 After a decode of the token t at position p:                               token = (t + 2 * p + S) mod V
 
 S here is the sum of the ids that the slot's KV rows hold, prompt and output. So a row written to the wrong slot, a
-wrong position, a token put in twice or a stale prefix each change every later token. The chosen token has logit 8, all
-others 0. A prompt is scored as if it ended at each of its tokens in turn. Example with V = 100, prompt
-[5, 6, 7] (S = 18): first token 55; then the decode of 55 at position 3 gives (55 + 6 + 73) mod 100 = 34.
+wrong position, a token put in twice or a stale prefix each change every later token. With adapter number a each id
+counts 7a more in the row that it is put into, so a prefix of another adapter does, too. The chosen token has logit 8,
+all others 0. A prompt is scored as if it ended at each of its tokens in turn. Example with V = 100, prompt
+[5, 6, 7] (S = 18): first token 55; then the decode of 55 at position 3 gives (55 + 6 + 73) mod 100 = 34. The same with
+the second adapter (S = 18 + 3 * 14 = 60): first token 81; then (81 + 6 + 60 + 81 + 14) mod 100 = 42.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from ranvier.sampling import HostSampler
 
 NO_FAULT = -1
 _LOGIT = 8.0
+_ADAPTER_STEP = 7
 
 
 class ScriptedPrograms:
     """`num_slots x sequence_length` KV rows that hold the token ids themselves.
 
-    `vocab_size` V; `chunk_multiple` and `prefix_sharing` as in `Capabilities`. A token id equal to `fault_token` makes
-    the step raise, as a device fault would.
+    `vocab_size` V; `chunk_multiple`, `prefix_sharing` and `adapters` as in `Capabilities`. A token id equal to
+    `fault_token` makes the step raise, as a device fault would.
     """
 
     def __init__(
@@ -39,13 +42,14 @@ class ScriptedPrograms:
         mixed_steps: bool = True,
         prefix_sharing: bool = True,
         fault_token: int = NO_FAULT,
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self._rows_SC = np.full((num_slots, sequence_length), -1, np.int64)
         self._vocab_size = vocab_size
         self._fault_token = fault_token
         self._sampler = HostSampler()
         self._capabilities = Capabilities(
-            mixed_steps=mixed_steps, chunk_multiple=chunk_multiple, prefix_sharing=prefix_sharing
+            mixed_steps=mixed_steps, chunk_multiple=chunk_multiple, prefix_sharing=prefix_sharing, adapters=adapters
         )
 
     @property
@@ -81,7 +85,7 @@ class ScriptedPrograms:
         end = chunk.start + len(chunk.token_ids)
         row = self._rows_SC[chunk.slot]
         assert chunk.start == 0 or (row[: chunk.start] >= 0).all(), "a chunk starts behind rows never written"
-        row[chunk.start : end] = chunk.token_ids
+        row[chunk.start : end] = [token_id + _ADAPTER_STEP * chunk.adapter for token_id in chunk.token_ids]
         total = int(row[:end].sum())
         is_decode = chunk.start > 0 and len(chunk.token_ids) == 1
         token = chunk.token_ids[0] + 2 * chunk.start + total if is_decode else 3 * total + 1

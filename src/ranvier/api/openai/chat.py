@@ -56,6 +56,7 @@ class ChatRoutes:
         self._service.count_request()
         with self._service.failures_counted():
             given, parameters, count = body.to_chat(), body.to_parameters(), body.num_choices
+        parameters = self._service.with_model(parameters, body.model)
         self._service.check_count(count)
         chat = await self._chat.prepare(given)
         if body.stream:

@@ -57,6 +57,7 @@ class CompletionRoutes:
         prompts = [self._with_text(prompt) for prompt in body.to_prompts(self._service.limits.max_client_batch_size)]
         with self._service.failures_counted():
             parameters, count = body.to_parameters(), body.num_choices
+        parameters = self._service.with_model(parameters, body.model)
         self._service.check_count(count)
         origin = origin_of(request)
         compute_type, num_characters = self._context.options.compute_type, sum(len(each.text) for each in prompts)
@@ -69,7 +70,7 @@ class CompletionRoutes:
         reply = CompletionFinal(
             id="",
             created=now(),
-            model=self._service.text.model_id,
+            model=self._service.model_name(body.model),
             system_fingerprint=FINGERPRINT,
             choices=self._choices(body, prompts, answers),
             usage=total_usage([usage_of(each) for each in answers]),
@@ -119,7 +120,7 @@ class CompletionRoutes:
                     finished[index // count].append(item.finished)
                 yield event(self._chunk(body, index, texts[index], item))
             if body.with_usage and any(finished):
-                yield event(self._final([], total_usage([usage_of(each) for each in finished])))
+                yield event(self._final(body, [], total_usage([usage_of(each) for each in finished])))
             yield DONE
         finally:
             await both.aclose()
@@ -131,11 +132,12 @@ class CompletionRoutes:
         reason = "" if item.finished is None else item.finished.reason
         choices = [CompletionComplete(index, added, logprobs, reason)]
         if item.finished is not None:
-            return self._final(choices, usage_of([item.finished]))
-        return encoder.encode(Chunk("", now(), choices, self._service.text.model_id, FINGERPRINT))
+            return self._final(body, choices, usage_of([item.finished]))
+        return encoder.encode(Chunk("", now(), choices, self._service.model_name(body.model), FINGERPRINT))
 
-    def _final(self, choices: list[CompletionComplete], usage: Usage) -> bytes:
-        return encoder.encode(CompletionFinal("", now(), self._service.text.model_id, FINGERPRINT, choices, usage))
+    def _final(self, body: CompletionRequest, choices: list[CompletionComplete], usage: Usage) -> bytes:
+        model = self._service.model_name(body.model)
+        return encoder.encode(CompletionFinal("", now(), model, FINGERPRINT, choices, usage))
 
 
 @dataclass(slots=True)

@@ -100,7 +100,7 @@ _COMMON: dict[str, Note] = {
 }
 
 _GENERATE: dict[str, Note] = {
-    "adapter_id": Note(text="Refused: no adapters are loaded.", is_refused=True),
+    "adapter_id": Note(text="Name of a LoRA adapter that is loaded (`--lora-adapters`); any other is refused."),
     "decoder_input_details": Note(
         text="Whether `details` lists the prompt's tokens with their log-probabilities. Cannot be streamed.",
         capability="decoder_input_details",
