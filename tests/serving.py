@@ -235,11 +235,13 @@ def make_service(
     limits: ServiceLimits | None = None,
     template: str | None = CHAT_TEMPLATE,
     grammars: GrammarChecker | None = None,
+    text: ModelText | None = None,
 ) -> GenerationService:
     """A service over an engine that the test plays. It starts no thread for short prompts without grammars."""
     metrics = make_metrics(engine.info.limits)
-    text = model_text(tokenizer, template)
-    return GenerationService(text, engine, limits or ServiceLimits(), metrics, grammars)
+    return GenerationService(
+        text or model_text(tokenizer, template), engine, limits or ServiceLimits(), metrics, grammars
+    )
 
 
 @asynccontextmanager

@@ -115,6 +115,7 @@ def test_everything_has_a_default() -> None:
         target="cpu",
         num_threads=None,
         single_process=False,
+        sampling_defaults="none",
         artifact_cache="/home/x/.cache/ranvier",
         log_level="info",
         log_colorize="auto",

@@ -23,7 +23,7 @@ HONOURED_FLAGS = """
 --payload-limit --disable-grammar-support
 --hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g
 --json-output --log-level --log-colorize --log-prompts --otlp-endpoint --otlp-service-name
---target --num-threads --single-process --artifact-cache
+--target --num-threads --sampling-defaults --single-process --artifact-cache
 --env -e --help -h --version -V
 """.split()
 

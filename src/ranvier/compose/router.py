@@ -33,9 +33,14 @@ _DRAIN_POLL_S = 0.05
 def load_text(plan: ServePlan) -> ModelText:
     """The artifact's text files. Raises a `SetupError`."""
     artifact = open_artifact(Path(plan.artifact_directory))
-    given = plan.launcher_config().tokenizer_config_path
+    config = plan.launcher_config()
+    given = config.tokenizer_config_path
     return load_model_text(
-        artifact.directory, artifact.manifest.model_id, artifact.manifest.revision, Path(given) if given else None
+        artifact.directory,
+        artifact.manifest.model_id,
+        artifact.manifest.revision,
+        Path(given) if given else None,
+        with_sampling_defaults=config.sampling_defaults == "model",
     )
 
 

@@ -64,6 +64,7 @@ class LauncherConfig:
     target: str
     num_threads: int | None
     single_process: bool
+    sampling_defaults: str
     artifact_cache: str
     print_env: bool
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -296,6 +296,15 @@ _OUR_OPTIONS: tuple[Option, ...] = (
         default_text="all cores available",
     ),
     Option(
+        flags=("--sampling-defaults",),
+        help="Where sampling parameters come from that a request leaves open: nowhere, as in TGI, or the model's "
+        "generation_config.json.",
+        group=OURS,
+        kind="choice",
+        default="none",
+        choices=("none", "model"),
+    ),
+    Option(
         flags=("--single-process",),
         help="Run router and engine in one process.",
         group=OURS,

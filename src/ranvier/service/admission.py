@@ -33,11 +33,12 @@ _LONG_TEXT = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A prompt and parameters that keep to all rules. `grammar` is the engine's text of it."""
+    """A prompt and parameters that keep to all rules, defaults filled in. `grammar` is the engine's text of it."""
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     grammar: str | None
+    parameters: GenerateParameters
 
 
 class Admission:
@@ -61,6 +62,8 @@ class Admission:
     async def accept(self, prompt: Prompt, parameters: GenerateParameters) -> Accepted:
         """Apply every rule in TGI's order. Raises `ValidationError` with the first that is broken."""
         info = self._engine.info
+        if self._text.sampling_defaults is not None:
+            parameters = self._text.sampling_defaults.applied(parameters)
         check_values(parameters, self._limits)
         check_prompt(prompt.is_empty, parameters, info.limits)
         prompt_ids = await self._prompt_ids(prompt)
@@ -73,7 +76,7 @@ class Admission:
         check_capabilities(parameters, info.capabilities, info.target)
         grammar = None if parameters.grammar is None else await self._grammars.text_of(parameters.grammar)
         self._metrics.max_new_tokens.observe(min(max_new_tokens, MAX_CHUNK_TOKENS))
-        return Accepted(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, grammar=grammar)
+        return Accepted(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, grammar=grammar, parameters=parameters)
 
     async def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         if prompt.token_ids is not None:

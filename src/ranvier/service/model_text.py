@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ranvier.service.defaults import SamplingDefaults, read_sampling_defaults
 from ranvier.text import ChatTemplate, Tokenizer, load_chat_template, read_json_object
 
 
@@ -17,10 +18,16 @@ class ModelText:
     model_id: str
     model_sha: str | None
     chat_template: ChatTemplate | None = None
+    sampling_defaults: SamplingDefaults | None = None
 
 
 def load_model_text(
-    directory: Path, model_id: str, model_sha: str | None, tokenizer_config_path: Path | None = None
+    directory: Path,
+    model_id: str,
+    model_sha: str | None,
+    tokenizer_config_path: Path | None = None,
+    *,
+    with_sampling_defaults: bool = False,
 ) -> ModelText:
     """Read an artifact's text files; `tokenizer_config_path` is looked into first for a chat template.
 
@@ -33,6 +40,7 @@ def load_model_text(
         model_id=model_id,
         model_sha=model_sha,
         chat_template=load_chat_template(directory, tokenizer_config_path),
+        sampling_defaults=read_sampling_defaults(directory) if with_sampling_defaults else None,
     )
 
 

@@ -137,7 +137,7 @@ class GenerationService:
             generations: list[Generation] = []
             with _abandoned_at_exit(generations):
                 for index in range(count):
-                    generations.append(self._submit(accepted, parameters, arrived_s, index))
+                    generations.append(self._submit(accepted, arrived_s, index))
                 return [await generation.finished() for generation in generations]
 
     async def stream(
@@ -151,7 +151,7 @@ class GenerationService:
                 check_streamable(parameters)
                 held.enter_context(self._permits(1))
                 accepted = await self._admission.accept(_prompt(prompt), parameters)
-                generation = self._submit(accepted, parameters, arrived_s, index)
+                generation = self._submit(accepted, arrived_s, index)
                 with _abandoned_at_exit([generation]):
                     async for item in generation.items():
                         if item.finished is None:
@@ -204,9 +204,8 @@ class GenerationService:
         finally:
             self._num_permits += count
 
-    def _submit(
-        self, accepted: Accepted, parameters: GenerateParameters, arrived_s: float, index: int = 0
-    ) -> Generation:
+    def _submit(self, accepted: Accepted, arrived_s: float, index: int = 0) -> Generation:
+        parameters = accepted.parameters
         request = EngineRequest(
             request_id=f"{self._id_prefix}-{next(self._ids)}",
             prompt_ids=accepted.prompt_ids,
