@@ -257,7 +257,7 @@ def _finish_reason(sequence: Sequence, token_id: int) -> FinishReason | None:
         return "eos_token"
     if sequence.constraint is not None:
         sequence.constraint.accept(token_id)
-        if sequence.constraint.is_complete and not request.eos_token_ids:
+        if not request.eos_token_ids and sequence.constraint.is_complete:
             # There is no end token to choose next.
             return "eos_token"
     return "length" if sequence.num_generated >= request.max_new_tokens else None

@@ -141,14 +141,15 @@ class _Survey:
         self.max_levels = max(self.max_levels, node.level)
         levels = node.level - node.region_level + 1
         self._levels_of[node.region] = max(self._levels_of.get(node.region, 0), levels)
-        self.num_listed += node.is_data and node.key != "enum"
+        values = node.value.values() if isinstance(node.value, dict) else node.value
+        self._visit_texts(values)
         if isinstance(node.value, dict):
             self._visit_texts(node.value.keys())
-            self._visit_texts(node.value.values())
-            if not node.is_names and not node.is_data:
-                self._visit_keywords(node.value)
-        else:
-            self._visit_texts(node.value)
+        if node.is_data:
+            self.num_listed += node.key != "enum"
+            _check_exact(values)
+        elif isinstance(node.value, dict) and not node.is_names:
+            self._visit_keywords(node.value)
 
     def _visit_texts(self, values: Iterable[Any]) -> None:
         lengths = (len(value) for value in values if isinstance(value, str))
@@ -168,6 +169,7 @@ class _Survey:
             self._num_patterns += len(schema["patternProperties"])
         self._visit_properties(schema)
         self._visit_numbers(schema)
+        _check_exact([schema.get("const")])
 
     def _visit_properties(self, schema: Mapping[str, Any]) -> None:
         required, properties = schema.get("required"), schema.get("properties")
@@ -175,6 +177,13 @@ class _Survey:
         self.num_required += len(names)
         if isinstance(properties, dict):
             self.max_optional = max(self.max_optional, len(properties.keys() - names))
+        least = schema.get("minProperties")
+        if isinstance(least, int) and least > len(names) + 1:
+            # Names that are not listed may come twice, and count once when the output is read.
+            raise cannot_compile(
+                f"`minProperties` may be at most one more than the names in `required`, which are {len(names)}. "
+                f"Given: {least}; name more in `required`"
+            )
 
     def _visit_numbers(self, schema: Mapping[str, Any]) -> None:
         for key in ("exclusiveMinimum", "exclusiveMaximum"):
@@ -186,6 +195,13 @@ class _Survey:
         if step <= 0:
             raise not_valid(f"`multipleOf` must be > 0. Given: {step}")
         self.least_common_multiple = math.lcm(self.least_common_multiple, _digits(step))
+
+
+def _check_exact(values: Iterable[Any]) -> None:
+    """The library holds numbers in double precision."""
+    for value in values:
+        if isinstance(value, int) and abs(value) > 2**53:
+            raise cannot_compile(f"`enum` and `const` may hold integers up to 2**53. Given: {value}; use a string")
 
 
 def _digits(number: int | float) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote
 
+from ranvier.grammar.expansion import target
 from ranvier.grammar.limits import DATA, NAME_MAPS
 
 NAME = "_name"
@@ -79,19 +79,11 @@ def _followed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
         reference = found.get("$ref")
         if "properties" in found or not isinstance(reference, str):
             break
-        target = _target(schema, reference)
-        if target is None:
+        next_schema = target(schema, reference)
+        if not isinstance(next_schema, Mapping):
             break
-        found = target
+        found = next_schema
     return found
-
-
-def _target(schema: Mapping[str, Any], reference: str) -> Mapping[str, Any] | None:
-    root, *steps = unquote(reference).split("/")
-    found: Any = schema if root == "#" else None
-    for step in steps:
-        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else None
 
 
 def _rebased_schema(schema: Mapping[str, Any], pointer: str) -> dict[str, Any]:
