@@ -21,6 +21,13 @@ class FakeTransport(asyncio.Transport):
         self.closed_at: float | None = None
         self.protocol: asyncio.Protocol | None = None
         self.is_reading_paused = False
+        self.num_unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unsent
+
+    def abort(self) -> None:
+        self.close()
 
     def write(self, data: Any) -> None:
         assert self.closed_at is None, data

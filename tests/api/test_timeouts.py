@@ -16,7 +16,7 @@ from ranvier.compose.http_protocol import ConnectionLimits, LimitedHttpProtocol
 from ranvier.service import GenerationService
 from serving import END, PlayingEngine, make_service
 
-LIMITS = ConnectionLimits(header_s=10, body_s=20, idle_s=50, header_bytes=1000)
+LIMITS = ConnectionLimits(header_s=10, body_s=20, idle_s=50, send_s=30, header_bytes=1000)
 HEAD = b"POST / HTTP/1.1\r\nHost: r\r\n"
 LENGTH_9 = HEAD + b"Content-Length: 9\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: r\r\n\r\n"
@@ -301,8 +301,60 @@ def test_a_timer_is_not_moved_by_each_part_of_a_body() -> None:
     play(scene)
 
 
+# A client that does not take what it is sent
+
+
+def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    async def scene(peer: Peer) -> None:
+        peer.reply_after_s = 1000
+        await peer.send(GET)
+        await asyncio.sleep(100)
+        peer.transport.num_unsent = 5000
+        peer.protocol.pause_writing()
+        await asyncio.sleep(29)
+        assert not peer.transport.is_closing()
+        await asyncio.sleep(1)
+        assert peer.transport.closed_at == 130
+        await asyncio.sleep(1000)
+
+    play(scene)
+
+
+def test_a_client_that_takes_a_little_now_and_then_is_served_on() -> None:
+    async def scene(peer: Peer) -> None:
+        peer.reply_after_s = 1000
+        await peer.send(GET)
+        peer.transport.num_unsent = 5000
+        peer.protocol.pause_writing()
+        for _ in range(10):
+            await asyncio.sleep(29)
+            peer.transport.num_unsent -= 1
+        assert not peer.transport.is_closing()
+        peer.protocol.resume_writing()
+        await asyncio.sleep(711)
+        assert peer.replies == ["200 OK"]
+        assert not peer.transport.is_closing()
+        assert await peer.closed_at() == 1050
+
+    play(scene)
+
+
+@pytest.mark.parametrize("header", [b"Upgrade: h2c", b"upgrade: websocket", b"UPGRADE:h2c"])
+def test_a_request_that_asks_for_an_upgrade_keeps_its_body(header: bytes) -> None:
+    """A regression: `curl --http2` sends such a header, and the parser then took the body for another protocol's."""
+
+    async def scene(peer: Peer) -> None:
+        await peer.send(HEAD + header + b"\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nok")
+        assert peer.replies == ["200 OK"]
+        assert len(peer.messages) == 1
+
+    play(scene)
+
+
 def test_the_defaults() -> None:
-    assert LimitedHttpProtocol.limits == ConnectionLimits(header_s=30, body_s=30, idle_s=75, header_bytes=65_536)
+    assert LimitedHttpProtocol.limits == ConnectionLimits(
+        header_s=30, body_s=30, idle_s=75, send_s=60, header_bytes=65_536
+    )
 
 
 # Over a socket

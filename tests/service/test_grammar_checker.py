@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from ranvier.errors import ValidationError
+from ranvier.errors import OverloadedError, ValidationError
 from ranvier.grammar import GrammarCompiler, from_regex
 from ranvier.service import GenerateParameters, Grammar, GrammarChecker, ServiceLimits
 from serving import END, PlayingEngine, grammar_checker, make_service, scripted_service
@@ -141,16 +142,35 @@ def test_a_slow_grammar_is_given_up_and_the_server_goes_on() -> None:
 
     async def main() -> None:
         compiler = FakeCompiler()
-        service = make_service(PlayingEngine([65, END]), grammars=compiler.checker(limit_s=0.0))
+        service = make_service(PlayingEngine([65, END]), grammars=compiler.checker(limit_s=0.2))
         slow = asyncio.ensure_future(service.generate("a", GenerateParameters(grammar=Grammar("regex", "slow"))))
         with pytest.raises(ValidationError) as caught:
             await slow
-        assert str(caught.value) == "cannot compile regex from schema: it takes more than 0 s; make it smaller"
+        assert str(caught.value) == "cannot compile regex from schema: it takes more than 0.2 s; make it smaller"
         assert service.num_in_flight == 0
         assert (await service.generate("a", GenerateParameters())).best.text == "A"
         assert (await service.tokenize("x" * 10_000))[0] == (120, 0, 1)
         compiler.go_on.set()
         service.close()
+
+    asyncio.run(main())
+
+
+def test_a_grammar_that_waits_too_long_for_others_is_told_that_the_server_is_busy() -> None:
+    """It would be wrong to call it too large."""
+
+    async def main() -> None:
+        compiler = FakeCompiler()
+        checker = compiler.checker(limit_s=0.2)
+        slow = asyncio.ensure_future(checker.text_of(Grammar("regex", "slow")))
+        await asyncio.to_thread(compiler.is_slow_now.wait, 20)
+        with pytest.raises(OverloadedError):
+            await checker.text_of(Grammar("regex", "a"))
+        compiler.go_on.set()
+        with contextlib.suppress(ValidationError):
+            await slow
+        assert await checker.text_of(Grammar("regex", "a")) == from_regex("a")
+        checker.close()
 
     asyncio.run(main())
 

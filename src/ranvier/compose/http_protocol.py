@@ -6,28 +6,34 @@ A connection is in one of three states. Each may last only so long, and one time
     header    its first byte is here   408 when it is not complete after `header_s`, 431 when it is too large
     body      its header is complete   408 when nothing more comes for `body_s`, 431 when it ends in too large trailers
 
-Nothing is watched while only the server has something to say, so sending costs nothing here.
+Sending is watched only while the client is behind: cut off when it has taken nothing for `send_s`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+_UPGRADE = re.compile(rb"^upgrade(?=[ \t]*:)", re.IGNORECASE | re.MULTILINE)
+"""No upgrade is offered here, and the parser drops the body of a request that asks for one (`curl --http2`, Java)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
     """Seconds that a client may take, and `header_bytes` for the request line and all headers together.
 
-    `header_s` is for a whole header, `body_s` for one part of a body after another, `idle_s` between two requests.
+    `header_s` is for a whole header, `body_s` for one part of a body after another, `idle_s` between two requests,
+    `send_s` for taking any of what was sent.
     """
 
     header_s: float = 30.0
     body_s: float = 30.0
     idle_s: float = 75.0
+    send_s: float = 60.0
     header_bytes: int = 65_536
 
 
@@ -52,6 +58,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._late_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._send_timer: asyncio.TimerHandle | None = None
 
     # What arrives
 
@@ -63,11 +70,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
         self._end()
+        self._stop_watching_sending()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse; what is not complete yet is bounded."""
         self._has_progressed = False
+        if self._reading != "body":
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"x-upgrd", head) + end + rest
         super().data_received(data)
         if self._has_progressed or self._reading == "waiting":
             self._kept_bytes = 0
@@ -126,6 +137,31 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._expect_within(self.limits.body_s)
         elif not self._is_replying:
             self._expect_within(self.limits.idle_s)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is sent to; what waits for it holds a permit."""
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stop_watching_sending()
+
+    def _watch_sending(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(self.limits.send_s, self._look_at_sending, left)
+
+    def _look_at_sending(self, left_before: int) -> None:
+        if self.transport.get_write_buffer_size() < left_before:
+            self._watch_sending()
+        else:
+            self.transport.abort()
+
+    def _stop_watching_sending(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     @property
     def _is_replying(self) -> bool:

@@ -37,7 +37,7 @@ _MAX_DIGITS = 6
 _CONTROLS = {"a": 7, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _ANCHORS = {"^": "^", "$": "$", r"\A": "^", r"\Z": "$", r"\z": "$"}
-_REPETITION = re.compile(r"\{(?=[\d,])(\d*)(,?)(\d*)\}", re.ASCII)
+_REPETITION = re.compile(r"\{(?=[\d,])(\d*)(?:(,)(\d*))?\}", re.ASCII)
 _GROUP_NAME = re.compile(r"\(\?P?<[^\W\d]\w*>")
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)([:)])")
 _COMMENT = re.compile(r"\(\?#[^)]*\)")
@@ -273,10 +273,10 @@ class _Parser:
             return int(sign == "+"), sign
         match = self._take(_REPETITION)
         assert match is not None, "called where a repetition begins"
-        least, most = (self._number(match[n]) for n in (1, 3))
+        least, most = (self._number(match[n] or "") for n in (1, 3))
         if most is not None and most < (least or 0):
             self._fail("the most is less than the least in the repetition that ends")
-        comma = match[2]
+        comma = match[2] or ""
         return least or 0, f"{{{least or 0}{comma}{'' if most is None else most}}}"
 
     def _number(self, digits: str) -> int | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 from ranvier.errors import OptionError, SetupError
 
+_WITHOUT_OPTIONS = ("models", "options", "print-schema", "api-table")
+
 _COMMANDS = """usage: ranvier <command> [options]
 
 commands:
@@ -48,6 +50,9 @@ def ranvier() -> None:
     }
     arguments = sys.argv[1:]
     name = arguments[0] if arguments else "--help"
+    if name in _WITHOUT_OPTIONS and arguments[1:] in (["--help"], ["-h"]):
+        print(f"usage: ranvier {name}\n\nIt takes no options; ranvier --help says what it does.")
+        raise SystemExit(0)
     if name in commands:
         _exit(commands[name], arguments[1:], f"ranvier {name}")
     if name in ("--version", "-V"):
@@ -72,6 +77,10 @@ def _exit(command: Callable[[Sequence[str], str], int], arguments: Sequence[str]
         print(f"Error: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
+        code = 0
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` has; nothing may be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     raise SystemExit(code)
 

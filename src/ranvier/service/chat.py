@@ -65,6 +65,10 @@ class ChatInput:
     next_call_id: str = "0"
 
 
+_MESSAGE_WEIGHT = 64
+"""Characters that take as long to tokenize as one more message takes to render."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoning:
     """How the model marks its reasoning, and whether the prompt has opened it already."""
@@ -131,7 +135,8 @@ class ChatService:
         may_decline = len(callable_tools) < len(tools)
         return PreparedChat(
             prompt=Prompt(text=text, add_special_tokens=False),
-            grammar=_forced(callable_tools, may_decline),
+            # Either the tools stand in the text, or the template has shortened them to little.
+            grammar=await self._service.off_loop(len(text), partial(_forced, callable_tools, may_decline)),
             has_tools=True,
             plain=await self._prepare_text(chat) if may_decline else None,
             reasoning=None,
@@ -170,7 +175,10 @@ class ChatService:
         shown = [tool.shown() for tool in tools] or None
         work = partial(template.render, values, tools=shown, extra=chat.template_arguments)
         with self._service.failures_counted():
-            return await self._service.off_loop(sum(len(message.content) for message in messages), work)
+            # An empty message, too, is a round of the template's loop; schemas and arguments are printed or walked.
+            weight = sum(_MESSAGE_WEIGHT + len(message.content) for message in messages)
+            weight += sum(len(tool["function"]["arguments"]) for tool in shown or ())
+            return await self._service.off_loop(weight, work)
 
     async def answers(
         self, chat: PreparedChat, parameters: GenerateParameters, count: int, origin: Origin = NO_ORIGIN

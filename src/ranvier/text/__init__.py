@@ -5,7 +5,7 @@ Before that chat templates, after that reasoning text. The only package that imp
 
 from ranvier.text.chat_template import ChatTemplate, load_chat_template
 from ranvier.text.detokenizer import Detokenizer
-from ranvier.text.gguf import tokenizer_config_from_gguf, tokenizer_json_from_gguf
+from ranvier.text.gguf import end_token_ids_from_gguf, tokenizer_config_from_gguf, tokenizer_json_from_gguf
 from ranvier.text.json_file import read_json_object
 from ranvier.text.reasoning import ReasoningMarkers, ReasoningSplitter, is_open_at_end
 from ranvier.text.stop import StopMatcher
@@ -18,6 +18,7 @@ __all__ = [
     "ReasoningSplitter",
     "StopMatcher",
     "Tokenizer",
+    "end_token_ids_from_gguf",
     "is_open_at_end",
     "load_chat_template",
     "read_json_object",

@@ -18,6 +18,16 @@ _MODELS = ("gpt2", "llama")
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SPACE = "\u2581"
 
+_END_SPELLINGS = frozenset(
+    {
+        *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>"),
+        *("<end_of_turn>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]"),
+    }
+)
+"""Tokens that end a turn or a text whatever the file's keys say; many files name only one of a model's several."""
+
+_PHI_3_NAMES = ("phi-3", "phi3")
+
 _LLAMA_IDS = {"bos": 1, "eos": 2, "unknown": 0}
 """Ids that a `llama` vocabulary has where the file names none."""
 
@@ -46,16 +56,38 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, object]) -> str:
 def tokenizer_config_from_gguf(metadata: Mapping[str, object]) -> dict[str, object]:
     """What `tokenizer_config.json` would say: `bos_token`, `eos_token`, `chat_template`, `add_bos_token`.
 
-    The first three only where the file has them. Raises ModelError as `tokenizer_json_from_gguf` does.
+    The first three only where the file has them; several templates are a list of `name` and `template`. Raises
+    ModelError as `tokenizer_json_from_gguf` does.
     """
     vocabulary = _Vocabulary.read(metadata)
     config: dict[str, object] = {
         "bos_token": vocabulary.token("bos"),
         "eos_token": vocabulary.token("eos"),
-        "chat_template": _optional(metadata, "tokenizer.chat_template", str),
+        "chat_template": _chat_template(metadata),
     }
     present = {key: value for key, value in config.items() if value is not None}
     return present | {"add_bos_token": vocabulary.adds_bos}
+
+
+def end_token_ids_from_gguf(metadata: Mapping[str, object]) -> list[int]:
+    """Every id that ends a generation, sorted: the ids that the file names, and tokens known to be such.
+
+    Raises ModelError as `tokenizer_json_from_gguf` does.
+    """
+    return sorted(_Vocabulary.read(metadata).end_ids())
+
+
+def _chat_template(metadata: Mapping[str, object]) -> object:
+    template = _optional(metadata, "tokenizer.chat_template", str)
+    if "tokenizer.chat_templates" not in metadata:
+        return template
+    named = {
+        name: _required(metadata, f"tokenizer.chat_template.{name}", str)
+        for name in _list(metadata, "tokenizer.chat_templates", str)
+    }
+    if template is not None:
+        named["default"] = template
+    return [{"name": name, "template": text} for name, text in named.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +111,8 @@ class _Vocabulary:
         types: Sequence[int] = [_NORMAL] * len(tokens)
         if "tokenizer.ggml.token_type" in metadata:
             types = _list(metadata, "tokenizer.ggml.token_type", int, length=len(tokens))
+        if model == "llama":
+            tokens = _with_plain_spaces(tokens, types)
         return cls(metadata=metadata, model=model, tokens=tokens, types=types)
 
     @property
@@ -125,36 +159,68 @@ class _Vocabulary:
     def added_tokens(self) -> Iterator[dict[str, Any]]:
         """Tokens found in the text before anything else: control, unknown, user-defined, and those ending a text."""
         # Some files type their end tokens as normal; as text they would then show up in the output.
-        ends = {self.id_of(role) for role in ("bos", "eos", "eot", "eom")}
+        always = self.end_ids() | {self.id_of("bos")}
+        rstrip = self._eats_spaces()
         for token_id, (token, token_type) in enumerate(zip(self.tokens, self.types, strict=True)):
-            special = token_type in (_CONTROL, _UNKNOWN) or token_id in ends
+            special = token_type in (_CONTROL, _UNKNOWN) or token_id in always
             if special or token_type == _USER_DEFINED:
-                yield _added_token(token_id, token, special)
+                yield _added_token(token_id, token, special, token_id in rstrip)
+
+    def end_ids(self) -> set[int]:
+        """Ids after which nothing is generated."""
+        named = {self.id_of(role) for role in ("eos", "eot", "eom")} - {None}
+        spelled = {token_id for token_id, token in enumerate(self.tokens) if token in _END_SPELLINGS}
+        return spelled | {token_id for token_id in named if token_id is not None}
+
+    def _eats_spaces(self) -> frozenset[int]:
+        """Ids of tokens that swallow white space after them: files have no key for it, and only Phi-3's do."""
+        name = str(self.metadata.get("general.name", "")).lower()
+        if self.model != "llama" or not any(part in name for part in _PHI_3_NAMES):
+            return frozenset()
+        keep = ("<unk>", "<s>", "<|endoftext|>")
+        return frozenset(
+            token_id
+            for token_id, (token, token_type) in enumerate(zip(self.tokens, self.types, strict=True))
+            if token_type in (_CONTROL, _USER_DEFINED) and token not in keep
+        )
 
     def _flag(self, name: str, *, default: bool) -> bool:
         value = _optional(self.metadata, f"tokenizer.ggml.{name}", bool)
         return default if value is None else value
 
 
-def _added_token(token_id: int, token: str, special: bool) -> dict[str, Any]:
-    switches = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+def _added_token(token_id: int, token: str, special: bool, rstrip: bool) -> dict[str, Any]:
+    switches = {**dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False), "rstrip": rstrip}
     return {"id": token_id, "content": token, "special": special, **switches}
+
+
+def _with_plain_spaces(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
+    """User-defined tokens as they stand in a text: older converters left SentencePiece's mark for a space in them.
+
+    They are found before anything else, when the text still has spaces.
+    """
+    known = set(tokens)
+    return [
+        plain if token_type == _USER_DEFINED and (plain := token.replace(_SPACE, " ")) not in known else token
+        for token, token_type in zip(tokens, types, strict=True)
+    ]
 
 
 def _byte_level(vocabulary: _Vocabulary) -> dict[str, Any]:
     ids = vocabulary.ids()
     pre = vocabulary.pre_tokenizer
-    splits = [
-        {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-        for expression in pre.expressions
-    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    steps = [*map(_split, pre.expressions), byte_level, *map(_split, pre.byte_expressions)]
     return {
         "normalizer": {"type": "NFC"} if pre.nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "decoder": byte_level,
         "model": _bpe(ids, list(_written_merges(vocabulary, ids)), ignore_merges=pre.ignore_merges),
     }
+
+
+def _split(expression: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
 
 
 def _sentencepiece(vocabulary: _Vocabulary) -> dict[str, Any]:

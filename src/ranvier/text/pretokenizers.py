@@ -39,18 +39,20 @@ _CJK_CODER = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 class PreTokenizer:
     """Expressions applied one after the other, each cutting what the ones before left whole.
 
+    `byte_expressions` follow once bytes are spelled as characters; some of those count as digits (`\u00bc` is byte BC).
     `ignore_merges`: a word that is itself a token is taken as it is. `add_bos`: what a file without
     `tokenizer.ggml.add_bos_token` means. `nfc`: text is normalised to NFC first.
     """
 
     expressions: tuple[str, ...]
+    byte_expressions: tuple[str, ...] = ()
     ignore_merges: bool = False
     add_bos: bool = False
     nfc: bool = False
 
 
 _DEFAULT = PreTokenizer(expressions=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))
-_FALCON = PreTokenizer(expressions=(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"))
+_FALCON = PreTokenizer(expressions=(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2), byte_expressions=(r"\p{N}+", "[0-9][0-9][0-9]"))
 _WORDS = PreTokenizer(expressions=(_GPT2,))
 _WORDS_AND_DIGITS = PreTokenizer(expressions=(r"\p{N}", _GPT2))
 _LLAMA_3 = PreTokenizer(expressions=(_LLAMA3,), ignore_merges=True, add_bos=True)

@@ -98,7 +98,8 @@ class Tokenizer:
 
     def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
-            return self._library.encode(text, add_special_tokens=add_special_tokens)
+            # Not `encode`: it keeps Python's lock, and all threads would wait for a long text.
+            return self._library.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         except Exception as error:  # the library raises plain Exception, and TypeError for a lone surrogate
             raise ValidationError(f"tokenizer error {error}") from error
 

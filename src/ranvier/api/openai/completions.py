@@ -32,7 +32,7 @@ from ranvier.api.openai.replies import (
 )
 from ranvier.api.sse import DONE, EventStream, event
 from ranvier.api.wire import encoder
-from ranvier.errors import RequestError
+from ranvier.errors import RequestError, ValidationError
 from ranvier.service import Finished, GenerateParameters, Origin, Prompt, StreamItem, all_of
 from ranvier.service.merging import merged
 
@@ -83,6 +83,10 @@ class CompletionRoutes:
         """Token ids with the text they stand for: `echo` gives it back, and headers count it."""
         if prompt.token_ids is None:
             return prompt
+        limit = self._service.engine.info.limits.max_input_tokens
+        if len(prompt.token_ids) > limit:
+            # Before they are decoded: a million of them would hold up everybody else.
+            raise ValidationError(f"`inputs` must have less than {limit} tokens. Given: {len(prompt.token_ids)}")
         text = self._service.text.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
         return Prompt(text=text, token_ids=prompt.token_ids)
 
