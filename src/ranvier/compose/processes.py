@@ -51,6 +51,7 @@ async def run_router(plan: ServePlan) -> None:
         stopping = asyncio.ensure_future(stop.wait())
         # Meanwhile the engine loads.
         text = router.load_text(plan)
+        grammars = router.make_grammars(plan, text)
         await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
             connecting.cancel()
@@ -58,7 +59,7 @@ async def run_router(plan: ServePlan) -> None:
         stopping.cancel()
         client = connecting.result()
         metrics.follow_engine_connections(lambda: client.num_connections)
-        await router.serve(plan, router.build_service(plan, text, client, metrics, tracing), stop)
+        await router.serve(plan, router.build_service(plan, text, grammars, client, metrics, tracing), stop)
 
 
 async def run_single(plan: ServePlan) -> None:
@@ -76,7 +77,9 @@ async def run_single(plan: ServePlan) -> None:
         recorder = router.StepRecorder(metrics, plan.limits)
         constraints = constraint_factory(plan.tokenizer_json)
         client = LocalEngineClient(engine, info, recorder, programs.release, constraints)
-        await router.serve(plan, router.build_service(plan, router.load_text(plan), client, metrics, tracing), stop)
+        text = router.load_text(plan)
+        grammars = router.make_grammars(plan, text)
+        await router.serve(plan, router.build_service(plan, text, grammars, client, metrics, tracing), stop)
 
 
 def end_with_parent(descriptor: int) -> None:

@@ -20,8 +20,8 @@ from ranvier.compose.plan import ServePlan
 from ranvier.compose.ports import open_port
 from ranvier.compose.step_recorder import StepRecorder as StepRecorder
 from ranvier.core import EngineClient, Limits
-from ranvier.errors import OptionError
-from ranvier.grammar import GrammarCompiler
+from ranvier.errors import OptionError, ValidationError
+from ranvier.grammar import GrammarCompiler, any_json_object
 from ranvier.observability import ServerMetrics, Tracing, open_tracing
 from ranvier.service import GenerationService, GrammarChecker, ModelText, Recorder, ServiceLimits, load_model_text
 
@@ -44,8 +44,24 @@ def load_text(plan: ServePlan) -> ModelText:
     )
 
 
+def make_grammars(plan: ServePlan, text: ModelText) -> GrammarChecker:
+    """The checker of grammars, with its tokenizer read: that stops every thread for a part of a second."""
+    if plan.launcher_config().disable_grammar_support:
+        return GrammarChecker(None)
+    compiler = GrammarCompiler(plan.tokenizer_json, eos_token_ids=text.eos_token_ids)
+    # A tokenizer that cannot be used is told to whoever sends a grammar.
+    with contextlib.suppress(ValidationError):
+        compiler.compile(any_json_object())
+    return GrammarChecker(compiler)
+
+
 def build_service(
-    plan: ServePlan, text: ModelText, engine: EngineClient, metrics: ServerMetrics, tracing: Tracing
+    plan: ServePlan,
+    text: ModelText,
+    grammars: GrammarChecker,
+    engine: EngineClient,
+    metrics: ServerMetrics,
+    tracing: Tracing,
 ) -> GenerationService:
     """The use case over an engine."""
     config = plan.launcher_config()
@@ -57,8 +73,6 @@ def build_service(
         max_client_batch_size=config.max_client_batch_size,
         validation_workers=config.validation_workers,
     )
-    compiler = GrammarCompiler(plan.tokenizer_json, eos_token_ids=text.eos_token_ids)
-    grammars = GrammarChecker(None if config.disable_grammar_support else compiler)
     metrics.set_info(version=__version__, model=text.model_id, target=engine.info.target)
     recorder = Recorder(metrics=metrics, tracing=tracing, log_prompts=config.log_prompts)
     return GenerationService(text, engine, limits, metrics, grammars, recorder)
