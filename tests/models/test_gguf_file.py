@@ -215,6 +215,28 @@ def test_metadata_is_handed_out_as_plain_values(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.add_bos_token"] is False
 
 
+def test_metadata_is_what_the_package_reads_in_either_order_of_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    keys = {"a.texts": ["", "ä", "x" * 300], "a.bytes": [1, 2], "a.numbers": [0.5, -2.0], "a.flags": [True, False]}
+    for endian in gguf.GGUFEndian:
+        writer = gguf.GGUFWriter(path, "llama", endianess=endian)
+        for key in ("embedding_length", "feed_forward_length", "block_count", "context_length"):
+            writer.add_uint32(f"llama.{key}", 64)
+        writer.add_uint32("llama.attention.head_count", 4)
+        writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        for key, value in keys.items():
+            writer.add_array(key, value)
+        writer.add_tensor("token_embd.weight", np.ones((2, 64), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        metadata = GgufCheckpoint(path).metadata
+
+        assert metadata == {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+        assert {key: metadata[key] for key in keys} == keys
+
+
 def rope_of(config: Mapping[str, object]) -> RopeSpec:
     rope = spec_of(config).layers[0].rope
     assert rope is not None

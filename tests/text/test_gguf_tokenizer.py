@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from ranvier.errors import ModelError
-from ranvier.text import Tokenizer, tokenizer_config_from_gguf, tokenizer_json_from_gguf
+from ranvier.text import (
+    Tokenizer,
+    end_token_ids_from_gguf,
+    tokenizer_config_from_gguf,
+    tokenizer_json_from_gguf,
+)
 
 SPACE = "\u2581"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -271,6 +276,64 @@ def test_a_sentencepiece_file_has_the_usual_special_tokens_without_naming_them()
         "eos_token": "</s>",
         "add_bos_token": True,
     }
+
+
+def test_several_templates_are_named() -> None:
+    metadata = sentencepiece_metadata() | {
+        "tokenizer.chat_template": "{{ plain }}",
+        "tokenizer.chat_templates": ["tool_use"],
+        "tokenizer.chat_template.tool_use": "{{ tools }}",
+    }
+
+    assert tokenizer_config_from_gguf(metadata)["chat_template"] == [
+        {"name": "tool_use", "template": "{{ tools }}"},
+        {"name": "default", "template": "{{ plain }}"},
+    ]
+
+
+def test_a_generation_ends_at_the_ids_that_the_file_names() -> None:
+    metadata = byte_level_metadata(eos_token_id=2, eot_token_id=3, eom_token_id=4)
+
+    # Besides these `<|im_end|>`, which has id 1.
+    assert end_token_ids_from_gguf(metadata) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("end", ["<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"])
+def test_a_generation_ends_at_tokens_known_to_end_a_turn_and_they_are_special(end: str) -> None:
+    tokens: Any = sentencepiece_metadata()["tokenizer.ggml.tokens"]
+    metadata = sentencepiece_metadata(
+        tokens=[*tokens[:-1], end], token_type=[*[NORMAL] * (len(tokens) - 1), USER_DEFINED]
+    )
+
+    assert end_token_ids_from_gguf(metadata) == [2, len(tokens) - 1]
+    assert built(metadata).is_special(len(tokens) - 1)
+
+
+def test_a_file_that_names_no_end_has_none() -> None:
+    tokens: Any = byte_level_metadata()["tokenizer.ggml.tokens"]
+    metadata = byte_level_metadata(eos_token_id=None, tokens=["<|a|>", "<|b|>", *tokens[2:]])
+
+    assert end_token_ids_from_gguf(metadata) == []
+
+
+@pytest.mark.parametrize(("name", "eats"), [("Phi-3 Mini 4k Instruct", True), ("phi3", True), ("Tiny Llama", False)])
+def test_only_markers_of_phi_3_swallow_the_white_space_after_them(name: str, eats: bool) -> None:
+    metadata = sentencepiece_metadata(add_bos_token=False, add_space_prefix=False) | {"general.name": name}
+
+    assert spelled(metadata, "<start_of_turn> \n h") == (
+        ["<start_of_turn>", "h"] if eats else ["<start_of_turn>", SPACE, "<0x0A>", SPACE, "h"]
+    )
+    assert spelled(metadata, "<s> h") == ["<s>", SPACE, "h"]
+
+
+@pytest.mark.parametrize(("pre", "count"), [("falcon", 2), ("gpt-2", 1)])
+def test_digits_among_the_bytes_of_a_character_are_cut_by_falcon(pre: str, count: int) -> None:
+    """The second byte of \u043c is BC, whose character is \u00bc, a number."""
+    metadata = byte_level_metadata(
+        pre=pre, tokens=[*CONTROL, *ALPHABET, "\u00d0\u00bc"], token_type=None, merges=["\u00d0 \u00bc"]
+    )
+
+    assert len(built(metadata).encode("\u043c")) == count
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,12 @@ from ranvier.errors import ModelError, OptionError
 from ranvier.export.sample import sample_text
 from ranvier.models import Checkpoint, DecoderSpec, SafetensorsCheckpoint, WeightPlan, spec_of, write_weights
 from ranvier.models.packing import DType, Importance, Progress, Quantize
-from ranvier.text import Tokenizer, tokenizer_config_from_gguf, tokenizer_json_from_gguf
+from ranvier.text import (
+    Tokenizer,
+    end_token_ids_from_gguf,
+    tokenizer_config_from_gguf,
+    tokenizer_json_from_gguf,
+)
 
 DEFAULT_BATCH_SIZE = 16
 DEFAULT_SEQUENCE_LENGTH = 2048
@@ -163,9 +168,7 @@ def _write_texts(source: ModelSource, checkpoint: Checkpoint, building: Path) ->
     metadata = checkpoint.metadata
     (building / "tokenizer.json").write_text(tokenizer_json_from_gguf(metadata), encoding="utf-8")
     _write_json(building / "tokenizer_config.json", tokenizer_config_from_gguf(metadata))
-    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    ids = sorted({int(end) for end in ends if isinstance(end, int)})
-    _write_json(building / "generation_config.json", {"eos_token_id": ids})
+    _write_json(building / "generation_config.json", {"eos_token_id": end_token_ids_from_gguf(metadata)})
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -5,10 +5,10 @@ Block layouts are those of ggml (https://github.com/ggml-org/ggml, `ggml-common.
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,28 +16,21 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from gguf import quants as gguf_quants
 
 from ranvier.errors import ModelError
+from ranvier.models.families import family_of
+from ranvier.models.gguf_architectures import architecture_of
+from ranvier.models.gguf_fields import GgufFields
+from ranvier.models.gguf_tensors import ROPE_FACTORS, GgufNames, GgufTensors
 from ranvier.models.weights import Array, Dense, FloatArray, Int4, Int8, Weight, pack_nibbles
 
 _BLOCK = 32
 _MAX_ENTRIES = 1 << 22
 """Of an array in the metadata; the largest vocabularies have a few hundred thousand tokens and merges."""
 
-_TOP_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_LAYER_NAMES = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
+_ARRAY_HEAD, _LENGTH = 12, 8
+"""Bytes before the entries of an array (their type and their number), and of a text's length."""
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big") if sys.byteorder == "little" else ("big", "little")
+"""This machine's order of bytes, and the other."""
+
 _DENSE_TYPES = ("F32", "F16", "BF16")
 
 
@@ -50,9 +43,16 @@ class GgufCheckpoint:
     def __init__(self, path: Path) -> None:
         self._reader = _open(path)
         self._name = path.name
-        self._tensors = {_hf_name(tensor.name): tensor for tensor in self._reader.tensors}
-        self._rope_factors = self._tensors.pop("rope_freqs.weight", None)
-        self._config = self._read_config()
+        stored = {tensor.name: tensor for tensor in self._reader.tensors}
+        fields = GgufFields(file=path.name, value=self._value, tensors=stored)
+        architecture = architecture_of(fields)
+        self._config = architecture.config(fields)
+        family = family_of(self._config)
+        spec = family.spec_from_config(self._config)
+        names = GgufNames(family, spec, frozenset(stored))
+        self._stems = {names.full(name): names.stem(name) for name in stored if name not in ROPE_FACTORS}
+        self._tensors = {names.full(name): stored[name] for name in stored if name not in ROPE_FACTORS}
+        self._restored = GgufTensors(path.name, architecture, spec)
 
     @property
     def config(self) -> Mapping[str, object]:
@@ -78,13 +78,7 @@ class GgufCheckpoint:
             weight: Weight = _EXACT[kind](tensor.data.reshape(int(tensor.shape[1]), -1))
         else:
             weight = Dense(self._dequantize(name))
-        heads = self._rotated_heads(name)
-        if heads and weight.shape[0] % (2 * heads):
-            raise ModelError(
-                f"{self._name}: tensor `{name}` has {weight.shape[0]} rows, which {heads} heads cannot share; "
-                "the file is damaged"
-            )
-        return _interleaved_to_halves(weight, heads) if heads else weight
+        return self._restored.restore(name, self._stems[name], weight)
 
     def was_quantized(self, name: str) -> bool:
         """Whether the tensor is held in blocks of codes."""
@@ -101,91 +95,12 @@ class GgufCheckpoint:
             ) from None
         return np.asarray(values, np.float32).reshape(tuple(int(size) for size in tensor.shape[::-1]))
 
-    def _rotated_heads(self, name: str) -> int:
-        """Heads whose rows stand in ggml's rotary order, for the tensors that have them."""
-        if name.endswith("q_proj.weight"):
-            return self._integer("attention.head_count")
-        if name.endswith("k_proj.weight"):
-            return self._integer("attention.head_count_kv", self._integer("attention.head_count"))
-        return 0
-
-    def _read_config(self) -> dict[str, object]:
-        architecture = self._value("general.architecture")
-        if architecture != "llama":
-            raise ModelError(f"{self._name}: architecture {architecture!r} is not supported; supported: llama")
-        if self._value("llama.expert_count"):
-            raise ModelError(f"{self._name}: experts (mixture of experts) are not supported; use a dense model")
-        config: dict[str, object] = {
-            "model_type": "llama",
-            "architectures": ["LlamaForCausalLM"],
-            "vocab_size": self._vocab_size(),
-            "hidden_size": self._integer("embedding_length"),
-            "intermediate_size": self._integer("feed_forward_length"),
-            "num_hidden_layers": self._integer("block_count"),
-            "num_attention_heads": self._integer("attention.head_count"),
-            "num_key_value_heads": self._integer("attention.head_count_kv", self._integer("attention.head_count")),
-            "head_dim": self._head_dim(),
-            "max_position_embeddings": self._integer("context_length"),
-            "rms_norm_eps": self._number("attention.layer_norm_rms_epsilon"),
-            "rope_theta": self._number("rope.freq_base", 10000.0),
-            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
-        }
-        return config | self._rope_scaling()
-
-    def _vocab_size(self) -> int:
-        embed = self._tensors.get("model.embed_tokens.weight")
-        if embed is None:
-            raise ModelError(f"{self._name}: tensor `token_embd.weight` is missing; the file is incomplete")
-        if len(embed.shape) != 2:
-            shape = [int(size) for size in embed.shape[::-1]]
-            raise ModelError(f"{self._name}: tensor `token_embd.weight` has shape {shape}; a matrix is needed")
-        return int(embed.shape[1])
-
-    def _head_dim(self) -> int:
-        # No heads at all are refused with the other sizes of the config.
-        heads = max(self._integer("attention.head_count"), 1)
-        head_dim = self._integer("attention.key_length", self._integer("embedding_length") // heads)
-        rotated = self._integer("rope.dimension_count", head_dim)
-        if rotated != head_dim:
-            raise ModelError(
-                f"{self._name}: `llama.rope.dimension_count` is {rotated} and heads have {head_dim} dimensions; "
-                "rotating a part is not supported"
-            )
-        return head_dim
-
-    def _rope_scaling(self) -> dict[str, object]:
-        """As llama.cpp reads it: a factor is linear unless the type says none, and older files have another key."""
-        kind = self._value("llama.rope.scaling.type", "linear")
-        if kind not in ("none", "linear"):
-            raise ModelError(
-                f"{self._name}: `llama.rope.scaling.type` {kind!r} is not supported; supported: none, linear"
-            )
-        old = self._number("rope.scale_linear", 1.0)
-        factor = 1.0 if kind == "none" else self._number("rope.scaling.factor", old)
-        if self._rope_factors is not None:
-            factors = [float(value) * factor for value in self._rope_factors.data.reshape(-1)]
-            return {"rope_scaling": {"rope_type": "factors", "factors": factors}}
-        return {} if factor == 1.0 else {"rope_scaling": {"rope_type": "linear", "factor": factor}}
-
-    def _value(self, key: str, default: object = None) -> object:
+    def _value(self, key: str) -> object:
         field = self._reader.fields.get(key)
         try:
-            return default if field is None else field.contents()
+            return None if field is None else field.contents()
         except (UnicodeDecodeError, IndexError, ValueError):
             raise ModelError(f"{self._name}: `{key}` is damaged; download the file again") from None
-
-    def _integer(self, key: str, default: int | None = None) -> int:
-        value = self._value(f"llama.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise ModelError(f"{self._name}: `llama.{key}` must be a whole number. Given: {value!r}")
-        return int(value)
-
-    def _number(self, key: str, default: float | None = None) -> float:
-        value = self._value(f"llama.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
-            raise ModelError(f"{self._name}: `llama.{key}` must be a number. Given: {value!r}")
-        # float32 in the file; the shortest decimal is what the checkpoint's author wrote.
-        return float(str(np.float32(value)))
 
 
 class _BoundedReader(GGUFReader):  # type: ignore[misc]  # the package is read untyped
@@ -201,11 +116,35 @@ class _BoundedReader(GGUFReader):  # type: ignore[misc]  # the package is read u
         return values
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-        if raw_type == GGUFValueType.ARRAY:
-            count = int(self._get(orig_offs + 4, np.uint64)[0])
-            if count > _MAX_ENTRIES:
-                raise ValueError(f"an array of {count} entries")
-        return super()._get_field_parts(orig_offs, raw_type)
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        head = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)]
+        kind, count = GGUFValueType(int(head[0][0])), int(head[1][0])
+        if count > _MAX_ENTRIES:
+            raise ValueError(f"an array of {count} entries")
+        types, start = [GGUFValueType.ARRAY, kind], orig_offs + _ARRAY_HEAD
+        dtype = self.gguf_scalar_to_np.get(kind)
+        if dtype is not None:
+            values = self._get(start, dtype, count)
+            return _ARRAY_HEAD + int(values.nbytes), [*head, values], [len(head)], types
+        if kind != GGUFValueType.STRING:
+            return super()._get_field_parts(orig_offs, raw_type)
+        texts = self._texts(start, count)
+        size = sum(len(text) for text in texts) + count * _LENGTH
+        return _ARRAY_HEAD + size, [*head, *texts], list(range(len(head), len(head) + count)), types
+
+    def _texts(self, start: int, count: int) -> list[npt.NDArray[np.uint8]]:
+        """`count` texts, each behind its length. The package takes 12 s for the 262,144 of a large vocabulary."""
+        data = np.asarray(self.data)
+        raw, order = data.data, _ORDERS[self.byte_order == "S"]
+        texts = []
+        for _ in range(count):
+            begin = start + _LENGTH
+            start = begin + int.from_bytes(raw[start:begin], order)
+            if start > len(raw):
+                raise ValueError("a length points beyond the end of the file")
+            texts.append(data[begin:start])
+        return texts
 
 
 def _open(path: Path) -> GGUFReader:
@@ -215,13 +154,6 @@ def _open(path: Path) -> GGUFReader:
         raise ModelError(f"cannot read {path}: no such file") from None
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path.name}: not a GGUF file, or cut short ({error}); download it again") from None
-
-
-def _hf_name(name: str) -> str:
-    layer = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
-    if layer and layer[2] in _LAYER_NAMES:
-        return f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}"
-    return _TOP_NAMES.get(name, name)
 
 
 def _half(block: npt.NDArray[np.uint8]) -> FloatArray:
@@ -264,17 +196,3 @@ _EXACT: dict[str, Callable[[npt.NDArray[np.uint8]], Weight]] = {
     GGMLQuantizationType.Q4_1.name: _q4_1,
     GGMLQuantizationType.Q8_0.name: _q8_0,
 }
-
-
-def _interleaved_to_halves(weight: Weight, heads: int) -> Weight:
-    """Undo ggml's row order of rotary pairs: (0, half), (1, half + 1), … becomes halves again."""
-    if isinstance(weight, Dense):
-        return Dense(_reorder(weight.values, heads))
-    if isinstance(weight, Int8):
-        return Int8(_reorder(weight.codes, heads), _reorder(weight.scales, heads))
-    return Int4(_reorder(weight.codes, heads), _reorder(weight.scales, heads), _reorder(weight.zeros, heads))
-
-
-def _reorder(rows: Array, heads: int) -> Array:
-    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

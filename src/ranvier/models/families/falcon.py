@@ -87,6 +87,7 @@ FAMILY = Family(
     model_type="falcon",
     serves="Falcon 7B, 40B, 180B, Falcon 2 11B",
     limits="no ALiBi (Falcon-RW)",
+    gguf_architecture="falcon",
     spec_from_config=spec_from_config,
     parts=_parts,
     shared={"embed": "transformer.word_embeddings", "final_norm": "transformer.ln_f", "head": "lm_head"},

@@ -37,6 +37,7 @@ def with_gemma_traits(spec: DecoderSpec) -> DecoderSpec:
 FAMILY = Family(
     model_type="gemma",
     serves="Gemma 1, CodeGemma",
+    gguf_architecture="gemma",
     spec_from_config=spec_from_config,
     parts=llama_parts,
     shared=SHARED,

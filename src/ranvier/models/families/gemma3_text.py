@@ -73,6 +73,7 @@ FAMILY = Family(
     model_type="gemma3_text",
     serves="Gemma 3 270M and 1B, text-only exports of larger ones",
     limits="no images, no soft caps",
+    gguf_architecture="gemma3",
     spec_from_config=spec_from_config,
     parts=lambda spec: _PARTS,
     shared=SHARED,

@@ -71,6 +71,7 @@ FAMILY = Family(
     model_type="gpt2",
     serves="GPT-2, DistilGPT2",
     limits="no scaling by layer index",
+    gguf_architecture="gpt2",
     spec_from_config=spec_from_config,
     parts=_parts,
     shared={

@@ -62,6 +62,7 @@ def _parts(spec: DecoderSpec) -> Parts:
 FAMILY = Family(
     model_type="gpt_neox",
     serves="GPT-NeoX, Pythia",
+    gguf_architecture="gptneox",
     spec_from_config=spec_from_config,
     parts=_parts,
     shared={"embed": "gpt_neox.embed_in", "final_norm": "gpt_neox.final_layer_norm", "head": "embed_out"},

@@ -29,6 +29,7 @@ def spec_from_config(config: Mapping[str, object]) -> DecoderSpec:
 FAMILY = Family(
     model_type="granite",
     serves="Granite 3.0-3.3 (dense)",
+    gguf_architecture="granite",
     spec_from_config=spec_from_config,
     parts=llama_parts,
     shared=SHARED,

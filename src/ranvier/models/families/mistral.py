@@ -23,6 +23,7 @@ FAMILY = Family(
     model_type="mistral",
     serves="Mistral 7B, Mistral Nemo, Mistral Small (text)",
     limits="no images",
+    gguf_architecture="llama",
     spec_from_config=spec_from_config,
     parts=llama_parts,
     shared=SHARED,

@@ -27,6 +27,7 @@ def spec_from_config(config: Mapping[str, object]) -> DecoderSpec:
 FAMILY = Family(
     model_type="olmo2",
     serves="OLMo 2",
+    gguf_architecture="olmo2",
     spec_from_config=spec_from_config,
     parts=lambda spec: _PARTS,
     shared=SHARED,

@@ -43,6 +43,7 @@ def _parts(spec: DecoderSpec) -> Parts:
 FAMILY = Family(
     model_type="phi3",
     serves="Phi-3, Phi-3.5 mini, Phi-4, Phi-4 mini",
+    gguf_architecture="phi3",
     spec_from_config=spec_from_config,
     parts=_parts,
     shared=SHARED,

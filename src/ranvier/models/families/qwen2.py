@@ -45,6 +45,7 @@ def qwen_layers(fields: ConfigFields, spec: DecoderSpec) -> tuple[LayerSpec, ...
 FAMILY = Family(
     model_type="qwen2",
     serves="Qwen 1.5, 2, 2.5, DeepSeek-R1-Distill-Qwen",
+    gguf_architecture="qwen2",
     spec_from_config=spec_from_config,
     parts=llama_parts,
     shared=SHARED,

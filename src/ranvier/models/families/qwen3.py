@@ -23,6 +23,7 @@ def spec_from_config(config: Mapping[str, object]) -> DecoderSpec:
 FAMILY = Family(
     model_type="qwen3",
     serves="Qwen 3 (dense)",
+    gguf_architecture="qwen3",
     spec_from_config=spec_from_config,
     parts=llama_parts,
     shared=SHARED,

@@ -53,6 +53,7 @@ def _rotating_layers(fields: ConfigFields, num_layers: int) -> tuple[bool, ...]:
 FAMILY = Family(
     model_type="smollm3",
     serves="SmolLM3",
+    gguf_architecture="smollm3",
     spec_from_config=spec_from_config,
     parts=llama_parts,
     shared=SHARED,

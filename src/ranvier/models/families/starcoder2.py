@@ -39,6 +39,7 @@ def spec_from_config(config: Mapping[str, object]) -> DecoderSpec:
 FAMILY = Family(
     model_type="starcoder2",
     serves="StarCoder2",
+    gguf_architecture="starcoder2",
     spec_from_config=spec_from_config,
     parts=lambda spec: _PARTS,
     shared=SHARED,
