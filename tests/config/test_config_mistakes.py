@@ -119,7 +119,8 @@ def test_the_variable_of_a_switch_is_exactly_true_or_false(text: str) -> None:
         ),
         (
             {"HF_MODEL_QUANTIZE": "int2"},
-            "environment variable `HF_MODEL_QUANTIZE` must be one of `auto`, `none`, `int8`, `int4`. Given: `int2`",
+            "environment variable `HF_MODEL_QUANTIZE` must be one of `auto`, `none`, `int8`, `int4`, `eetq`, "
+            "`bitsandbytes`, `awq`, `gptq`, `fp8`, `compressed-tensors`. Given: `int2`",
         ),
     ],
 )
@@ -213,10 +214,7 @@ def test_what_is_refused_may_be_given_a_value_that_asks_for_nothing() -> None:
 
 
 ONE_DEVICE = "a model is not split over devices; "
-GPU_KERNELS = (
-    "it is made for GPU kernels; what works is `auto`, `none`, `int8` and `int4`, "
-    "with a model whose weights are not quantized yet"
-)
+GPU_KERNELS = "it is made for GPU kernels; `auto`, `none`, `int8` and `int4` work with any model"
 NO_FP8 = "the CPU has no 8-bit floats; `u8` is as small, and `auto`, `float32` and `bfloat16` work too"
 
 
@@ -228,16 +226,10 @@ NO_FP8 = "the CPU has no 8-bit floats; `u8` is as small, and `auto`, `float32` a
         ("--dtype", "float16", "the CPU computes in `float32` or `bfloat16`; give one of these, or `auto`"),
         ("--kv-cache-dtype", "fp8_e4m3fn", NO_FP8),
         ("--kv-cache-dtype", "fp8_e5m2", NO_FP8),
-        ("--quantize", "awq", GPU_KERNELS),
-        ("--quantize", "gptq", GPU_KERNELS),
         ("--quantize", "exl2", GPU_KERNELS),
-        ("--quantize", "eetq", GPU_KERNELS),
         ("--quantize", "marlin", GPU_KERNELS),
-        ("--quantize", "fp8", GPU_KERNELS),
-        ("--quantize", "bitsandbytes", GPU_KERNELS),
         ("--quantize", "bitsandbytes-nf4", GPU_KERNELS),
         ("--quantize", "bitsandbytes-fp4", GPU_KERNELS),
-        ("--quantize", "compressed-tensors", GPU_KERNELS),
     ],
 )
 def test_a_value_of_tgi_that_does_not_work_is_refused_and_says_what_works(flag: str, value: str, reason: str) -> None:

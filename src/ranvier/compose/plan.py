@@ -18,6 +18,7 @@ from ranvier.artifacts import (
     locate_adapters,
     open_artifact,
 )
+from ranvier.compose.formats import check_format, our_format
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, ModelError, OptionError
@@ -67,7 +68,7 @@ def settle_limits(config: LauncherConfig, manifest: Manifest) -> Limits:
     _same("max_batch_size", config.max_batch_size, manifest.batch_size, config)
     _same("max_total_tokens", config.max_total_tokens, manifest.sequence_length, config)
     for field in ("quantize", "dtype", "kv_cache_dtype"):
-        given = getattr(config, field)
+        given = our_format(getattr(config, field))
         _same(field, None if given == "auto" else given, getattr(manifest, field), config)
     max_input = config.max_input_tokens or manifest.sequence_length - 1
     if max_input >= manifest.sequence_length:
@@ -155,13 +156,14 @@ def export_artifact(config: ExportConfig) -> Artifact:
 def _request(
     config: LauncherConfig | ExportConfig, source: ModelSource, batch_size: int | None, sequence_length: int | None
 ) -> ExportRequest:
+    check_format(config.quantize, source)
     return ExportRequest(
         source=source,
         revision=config.revision,
         target=config.target,
         batch_size=batch_size,
         sequence_length=sequence_length,
-        quantize=config.quantize,
+        quantize=our_format(config.quantize),
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
     )

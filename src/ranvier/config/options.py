@@ -78,15 +78,15 @@ _PRECISION_OPTIONS: tuple[Option, ...] = (
     Option(
         flags=("--quantize",),
         env=("QUANTIZE", "HF_MODEL_QUANTIZE"),
-        help="Precision of the weights when it is less than --dtype; auto leaves it to the target.",
+        help="Precision of the weights when it is less than --dtype; auto leaves it to the target. eetq and "
+        "bitsandbytes mean int8; awq, gptq, fp8 and compressed-tensors name what a checkpoint is written in already.",
         group=PRECISION,
         kind="choice",
         default="auto",
         choices=("auto", "none", "int8", "int4", *_GPU_FORMATS),
-        takes=("auto", "none", "int8", "int4"),
+        takes=("auto", "none", "int8", "int4", "eetq", "bitsandbytes", "awq", "gptq", "fp8", "compressed-tensors"),
         metavar="FORMAT",
-        refusal="it is made for GPU kernels; what works is `auto`, `none`, `int8` and `int4`, "
-        "with a model whose weights are not quantized yet",
+        refusal="it is made for GPU kernels; `auto`, `none`, `int8` and `int4` work with any model",
     ),
     Option(
         flags=("--dtype",),
