@@ -40,6 +40,16 @@ def test_the_base_install_needs_no_torch_jax_or_transformers() -> None:
         assert not loaded_by(module) & {"torch", "jax", "transformers"}
 
 
+def test_no_library_reports_to_its_makers() -> None:
+    """OpenVINO would send a message with each import; both ways to it go through the package that is its door."""
+    for module in ("ranvier.targets.cpu", "ranvier.targets.cpu.ops"):
+        code = f"import sys, {module}, openvino; print([n for n in sys.modules if n.startswith('openvino_telemetry')])"
+        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert output == "['openvino_telemetry']\n"
+        code = f"import sys, {module}, openvino; assert sys.modules['openvino_telemetry'] is None"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_every_module_leaves_the_root_logger_alone() -> None:
     names = [
         module.name

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_neuron import put
 
+from fake_neuron import put
 from ranvier.errors import SetupError
 from ranvier.neuron_host import Holder, acquire, find_holders, looks_busy
 
