@@ -115,6 +115,8 @@ def test_everything_has_a_default() -> None:
         target="cpu",
         num_threads=None,
         single_process=False,
+        num_cores=1,
+        emulate_neuron=False,
         sampling_defaults="none",
         artifact_cache="/home/x/.cache/ranvier",
         log_level="info",

@@ -23,7 +23,7 @@ HONOURED_FLAGS = """
 --payload-limit --disable-grammar-support
 --hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g
 --json-output --log-level --log-colorize --log-prompts --otlp-endpoint --otlp-service-name
---target --num-threads --sampling-defaults --single-process --artifact-cache
+--target --num-cores --emulate-neuron --num-threads --sampling-defaults --single-process --artifact-cache
 --env -e --help -h --version -V
 """.split()
 
@@ -104,6 +104,7 @@ def test_a_variable_is_the_flag_in_upper_case_unless_the_row_says_otherwise() ->
         "quantize": ("QUANTIZE", "HF_MODEL_QUANTIZE"),
         "port": ("AIP_HTTP_PORT", "PORT"),
         "artifact_cache": ("RANVIER_CACHE",),
+        "num_cores": ("HF_NUM_CORES",),
         "env": (),
         "help": (),
         "version": (),

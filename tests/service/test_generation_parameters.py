@@ -319,3 +319,11 @@ def test_the_sequences_of_a_request_have_seeds_that_follow_each_other() -> None:
     seeds = [to_sampling(parameters(do_sample=True, seed=2**64 - 1), index).seed for index in range(3)]
     assert seeds == [2**64 - 1, 0, 1]
     assert len({to_sampling(parameters(do_sample=True), index).seed for index in range(3)}) == 3
+
+
+def test_a_target_may_report_fewer_top_tokens_than_the_operator_allows() -> None:
+    few = replace(CAPABILITIES, max_top_n_tokens=2)
+    check_capabilities(parameters(top_n_tokens=2), few, "cpu")
+    with pytest.raises(ValidationError) as caught:
+        check_capabilities(parameters(top_n_tokens=3), few, "cpu")
+    assert str(caught.value) == "`top_n_tokens` must be >= 0 and <= 2. Given: 3"

@@ -22,7 +22,9 @@ def load_engine(
     began = time.monotonic()
     programs = _load_programs(config, open_artifact(directory), limits, adapters)
     engine = Engine(programs, limits)
-    _warm_up(programs, limits)
+    if config.target != "neuron":
+        # That target has compiled and run each of its programs.
+        _warm_up(programs, limits)
     details = {**programs.details, "load_s": f"{time.monotonic() - began:.2f}"}
     info = EngineInfo(target=config.target, limits=limits, capabilities=programs.capabilities, details=details)
     return engine, info, programs
@@ -49,6 +51,10 @@ def _load_programs(
             adapters=tuple(adapter.name for adapter in adapters),
         )
     # Imported here: one target's library must not be needed for another.
+    if config.target == "neuron":
+        from ranvier.compose.neuron import load_neuron_programs
+
+        return load_neuron_programs(config, artifact, limits)
     from ranvier.targets.cpu import CpuOptions, load_cpu
 
     manifest = artifact.manifest

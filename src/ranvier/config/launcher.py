@@ -62,6 +62,8 @@ class LauncherConfig:
     otlp_endpoint: str | None
     otlp_service_name: str
     target: str
+    num_cores: int
+    emulate_neuron: bool
     num_threads: int | None
     single_process: bool
     sampling_defaults: str

@@ -8,6 +8,7 @@ such as `HF_MODEL_ID` are those of the SageMaker images.
 from __future__ import annotations
 
 from ranvier.config.compatibility import IGNORED_OPTIONS, REFUSED_OPTIONS
+from ranvier.config.neuron import NEURON_OPTIONS
 from ranvier.config.option import U16_MAX, Option
 from ranvier.config.telemetry import TELEMETRY_OPTIONS
 
@@ -284,9 +285,10 @@ _OUR_OPTIONS: tuple[Option, ...] = (
         group=OURS,
         kind="choice",
         default="cpu",
-        choices=("cpu", "scripted"),
+        choices=("cpu", "neuron", "scripted"),
         hidden_choices=("scripted",),
     ),
+    *NEURON_OPTIONS,
     Option(
         flags=("--num-threads",),
         help="Threads that compute.",

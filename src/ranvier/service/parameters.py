@@ -197,6 +197,9 @@ def check_capabilities(parameters: GenerateParameters, capabilities: Capabilitie
     if parameters.grammar is not None and "grammar" not in capabilities.parameters:
         # TGI's words, as where the operator has switched grammars off.
         raise ValidationError("grammar is not supported")
+    if (parameters.top_n_tokens or 0) > capabilities.max_top_n_tokens:
+        limit = capabilities.max_top_n_tokens
+        raise ValidationError(f"`top_n_tokens` must be >= 0 and <= {limit}. Given: {parameters.top_n_tokens}")
 
 
 def _check_adapter(adapter_id: str, loaded: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ tokens and log-probabilities out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class NeuronPrograms:
     @property
     def capabilities(self) -> Capabilities:
         """Prefill and decode apart, chunks, shared prefixes, every sampling parameter."""
-        return CAPABILITIES
+        return replace(CAPABILITIES, max_top_n_tokens=self._shapes.num_top)
 
     @property
     def details(self) -> dict[str, str]:
