@@ -352,6 +352,29 @@ def test_a_large_matrix_is_rounded_some_rows_at_a_time(tmp_path: Path, quantize:
 # Reading
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+def test_a_matrix_that_is_rounded_is_never_read_whole(
+    tmp_path: Path, quantize: Quantize, stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside its rounded form it would be most of the memory of a model with a large vocabulary."""
+    model = TinyModel(dtype=stored)
+    write_checkpoint(tmp_path / "c", model)
+    for folder in ("whole", "rows"):
+        (tmp_path / folder).mkdir()
+    whole = packed(Fake(model, model.weights()), tmp_path / "whole", quantize)
+    expected = {name: dequantize(whole.read(name)) for name in names_of(model)}
+    load = TensorFile.load
+
+    def only_vectors(self: TensorFile, name: str) -> Any:
+        assert len(self.shape(name)) == 1, f"`{name}` is read whole"
+        return load(self, name)
+
+    monkeypatch.setattr(TensorFile, "load", only_vectors)
+    found = packed(SafetensorsCheckpoint(tmp_path / "c"), tmp_path / "rows", quantize)
+    assert all(np.array_equal(dequantize(found.read(name)), values) for name, values in expected.items())
+
+
 @pytest.mark.parametrize("quantize", get_args(Quantize))
 def test_arrays_lie_on_borders_that_kernels_can_use(tmp_path: Path, quantize: Quantize) -> None:
     weights = packed(Fake(SMALL, SMALL.weights()), tmp_path, quantize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -96,13 +96,17 @@ class SafetensorsCheckpoint:
         base = self._quantized.get(name)
         if self._format is not None and base is not None:
             return self._format.read(name, self._parts(base, self._format.parts))
-        values = self._files[name].load(name)
-        if values.dtype not in (np.float32, np.float16, np.uint16):
-            raise ModelError(
-                f"tensor `{name}` holds {values.dtype}, and `quantization_config` in `config.json` does not say of it "
-                "how it was quantized"
-            )
-        return Dense(values.astype(np.float32) if values.dtype == np.float16 else values)
+        return Dense(_widened(name, self._files[name].load(name)))
+
+    def read_rows(self, name: str) -> Dense | None:
+        """A dense matrix whose values can only be cut into rows, which are read when they are cut.
+
+        None for tensors that are no matrix, or quantized: they have to be read whole.
+        """
+        file = self._files.get(name)
+        if file is None or name in self._quantized or len(file.shape(name)) != 2:
+            return None
+        return Dense(cast(Array, _RowsOfFile(file, name)))
 
     def _parts(self, base: str, parts: tuple[str, ...]) -> dict[str, Array]:
         there = {part: f"{base}.{part}" for part in parts if f"{base}.{part}" in self._files}
@@ -114,6 +118,29 @@ class SafetensorsCheckpoint:
     def was_quantized(self, name: str) -> bool:
         """Whether the matrix is one that the checkpoint's `quantization_config` is about."""
         return name in self._quantized
+
+
+class _RowsOfFile:
+    """Stands for a matrix where nothing is asked of it but its shape, its type and some of its rows."""
+
+    def __init__(self, file: TensorFile, name: str) -> None:
+        self._file = file
+        self._name = name
+        self.shape = file.shape(name)
+        self.dtype = self[0:1].dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        return _widened(self._name, self._file.load_rows(self._name, rows.start, rows.stop))
+
+
+def _widened(name: str, values: Array) -> Array:
+    """float32 values or bfloat16 bits; float16 becomes float32, which is exact."""
+    if values.dtype not in (np.float32, np.float16, np.uint16):
+        raise ModelError(
+            f"tensor `{name}` holds {values.dtype}, and `quantization_config` in `config.json` does not say of it "
+            "how it was quantized"
+        )
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _files_by_name(directory: Path) -> dict[str, TensorFile]:

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 from ranvier.errors import ModelError
-from ranvier.models.checkpoint import Checkpoint
+from ranvier.models.checkpoint import Checkpoint, SafetensorsCheckpoint
 from ranvier.models.families import family_of, spec_of
 from ranvier.models.quantize import INT4_GROUP, quantize_int4, quantize_int8
 from ranvier.models.sources import Source
@@ -94,10 +94,21 @@ def _held(
     plan: WeightPlan,
     importance: FloatArray | None,
 ) -> Weight:
-    stored = reader.read(source.name)
+    stored = _cut_into_rows(checkpoint, ours, source, plan) or reader.read(source.name)
     _check_shape(source.name, stored.shape, stored_shapes[source.name])
     was_quantized = checkpoint.was_quantized(source.name)
     return hold(ours, source.take(stored), plan, was_quantized=was_quantized, importance=importance)
+
+
+def _cut_into_rows(checkpoint: Checkpoint, ours: str, source: Source, plan: WeightPlan) -> Weight | None:
+    """A matrix to be read some rows at a time, where it is rounded so: it never stands beside its rounded form whole.
+
+    None where it has to be read whole.
+    """
+    is_plain = source.rows is None and not source.is_transposed and ours != "positions"
+    if not is_plain or plan.quantize not in ("int8", "int4") or not isinstance(checkpoint, SafetensorsCheckpoint):
+        return None
+    return checkpoint.read_rows(source.name)
 
 
 class _LastRead:

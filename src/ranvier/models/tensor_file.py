@@ -92,6 +92,20 @@ class TensorFile:
         shaped: Array = flat.reshape(shape)
         return shaped
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self._header[name].shape
+
+    def load_rows(self, name: str, start: int, stop: int) -> Array:
+        """Rows `start` up to `stop`, or up to the last, in memory of their own. The tensor has two dimensions."""
+        dtype, (num_rows, width), begin = self._placed(name)
+        count = (min(stop, num_rows) - start) * width
+        flat: Array = np.fromfile(self.path, dtype, count, offset=begin + start * width * dtype.itemsize)
+        if flat.size != count:
+            raise ModelError(f"{self.path.name}: cut short while it was read; download the file again")
+        shaped: Array = flat.reshape(-1, width)
+        return shaped
+
     def _placed(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
         entry = self._header[name]
         dtype = _DTYPES.get(entry.dtype)
