@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pkgutil
 import subprocess
 import sys
@@ -56,5 +57,8 @@ def test_importing_every_module_leaves_the_root_logger_alone() -> None:
         for module in pkgutil.walk_packages(ranvier.__path__, "ranvier.")
         if not module.name.endswith("__main__")
     ]
+    if importlib.util.find_spec("jax") is None:
+        # It has no release for this Python, and the Neuron target is nothing without it.
+        names = [name for name in names if not name.startswith("ranvier.targets.neuron")]
     code = f"import {', '.join(names)}, logging; assert not logging.getLogger().handlers"
     subprocess.run([sys.executable, "-c", code], check=True)
