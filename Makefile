@@ -15,7 +15,7 @@ test: $(VENV)/.model $(VENV)/.dev
 
 # Thousands of requests made up from the OpenAPI document, about a minute.
 fuzz: $(VENV)/.dev
-	RANVIER_FUZZ_EXAMPLES=150 $(BIN)/python -m pytest tests/e2e/test_schemathesis.py
+	RANVIER_FUZZ_EXAMPLES=350 $(BIN)/python -m pytest tests/e2e/test_schemathesis.py
 
 # Computes the stored references of the model families anew with torch and transformers, and compares.
 test-reference: $(VENV)-reference/.ready

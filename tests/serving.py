@@ -38,7 +38,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from ranvier.compose.constraints import constraint_factory
-from ranvier.compose.router import StepRecorder, make_metrics
+from ranvier.compose.router import make_metrics
+from ranvier.compose.step_recorder import StepRecorder
 from ranvier.core import (
     Capabilities,
     EngineInfo,

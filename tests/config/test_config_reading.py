@@ -115,7 +115,7 @@ def test_everything_has_a_default() -> None:
         target="cpu",
         num_threads=None,
         single_process=False,
-        num_cores=1,
+        num_cores=None,
         emulate_neuron=False,
         sampling_defaults="none",
         artifact_cache="/home/x/.cache/ranvier",

@@ -13,7 +13,8 @@ from prometheus_text import Family, parse
 from some_moments import some_moments
 
 from http_driver import AsgiCall, client_of
-from ranvier.compose.router import StepRecorder, make_metrics
+from ranvier.compose.router import make_metrics
+from ranvier.compose.step_recorder import StepRecorder
 from ranvier.core import Event, FailEvent, FinishEvent, Limits, StepStats
 from ranvier.service import ServiceLimits
 from serving import END, LIMITS, HandEngine, PlayingEngine, make_service, scripted_service, until

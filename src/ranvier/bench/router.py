@@ -169,14 +169,15 @@ def _count_events(sockets: list[socket.socket]) -> int:
     count = 0
     with selectors.DefaultSelector() as selector:
         for each in sockets:
-            selector.register(each, selectors.EVENT_READ)
+            selector.register(each, selectors.EVENT_READ, each)
         while selector.get_map():
             for key, _ in selector.select():
-                data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                stream: socket.socket = key.data
+                data = stream.recv(65536)
                 count += data.count(b"data: {")
                 if not data:
-                    selector.unregister(key.fileobj)
-                    key.fileobj.close()  # type: ignore[union-attr]
+                    selector.unregister(stream)
+                    stream.close()
     return count
 
 

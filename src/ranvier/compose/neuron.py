@@ -35,14 +35,14 @@ def load_neuron_programs(
         )
     if config.emulate_neuron:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        flag = f"--xla_force_host_platform_device_count={config.num_cores}"
+        flag = f"--xla_force_host_platform_device_count={config.num_cores or 1}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
         _log.warning("the Neuron target is emulated on this machine's processor: for trying it out, not for speed")
     else:
         host = discover(root)
         for line in host.describe():
             _log.info("neuron host: %s", line)
-        host.require_cores(config.num_cores)
+        host.require_cores(config.num_cores or 1)
     return _loaded(config, artifact, limits)
 
 
@@ -54,7 +54,7 @@ def _loaded(config: LauncherConfig, artifact: Artifact, limits: Limits) -> Neuro
 
     spec = spec_of(read_json(artifact.directory / "config.json"))
     dtype = artifact.manifest.dtype
-    options = NeuronOptions(dtype="float32" if dtype == "float32" else "bfloat16", num_cores=config.num_cores)
+    options = NeuronOptions(dtype="float32" if dtype == "float32" else "bfloat16", num_cores=config.num_cores or 1)
     programs = load_neuron(spec, artifact.weights_path, limits, options)
     programs.warm_up()
     return programs

@@ -41,12 +41,13 @@ def run_engine(plan: ServePlan) -> int:
 async def run_router(plan: ServePlan) -> None:
     """Wait for the engine, then serve until a signal. Raises a `SetupError`."""
     from ranvier.compose import router
+    from ranvier.compose.step_recorder import StepRecorder
 
     stop = router.stop_on_signals()
     metrics = router.make_metrics(plan.limits)
     with router.traced(plan) as tracing:
         connecting = asyncio.ensure_future(
-            RemoteEngineClient.connect(Path(plan.socket_path), router.StepRecorder(metrics, plan.limits))
+            RemoteEngineClient.connect(Path(plan.socket_path), StepRecorder(metrics, plan.limits))
         )
         stopping = asyncio.ensure_future(stop.wait())
         # Meanwhile the engine loads.
@@ -67,6 +68,7 @@ async def run_single(plan: ServePlan) -> None:
     from ranvier.compose import router
     from ranvier.compose.constraints import constraint_factory
     from ranvier.compose.engine import load_planned
+    from ranvier.compose.step_recorder import StepRecorder
     from ranvier.engine import LocalEngineClient
 
     stop = router.stop_on_signals()
@@ -74,7 +76,7 @@ async def run_single(plan: ServePlan) -> None:
     with router.traced(plan) as tracing:
         engine, info, programs = load_planned(plan)
         _log.info("engine warm", extra=info.details)
-        recorder = router.StepRecorder(metrics, plan.limits)
+        recorder = StepRecorder(metrics, plan.limits)
         constraints = constraint_factory(plan.tokenizer_json)
         client = LocalEngineClient(engine, info, recorder, programs.release, constraints)
         text = router.load_text(plan)

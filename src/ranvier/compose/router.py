@@ -18,7 +18,6 @@ from ranvier.artifacts import open_artifact
 from ranvier.compose.http_protocol import ConnectionLimits, http_protocol
 from ranvier.compose.plan import ServePlan
 from ranvier.compose.ports import open_port
-from ranvier.compose.step_recorder import StepRecorder as StepRecorder
 from ranvier.core import EngineClient, Limits
 from ranvier.errors import OptionError, ValidationError
 from ranvier.grammar import GrammarCompiler, any_json_object

@@ -62,7 +62,7 @@ class LauncherConfig:
     otlp_endpoint: str | None
     otlp_service_name: str
     target: str
-    num_cores: int
+    num_cores: int | None
     emulate_neuron: bool
     num_threads: int | None
     single_process: bool

@@ -15,6 +15,9 @@ from ranvier.errors import OptionError
 Kind: TypeAlias = Literal["switch", "whole", "decimal", "text", "path", "address", "choice", "list"]
 Value: TypeAlias = "str | int | float | bool | tuple[str, ...] | None"
 
+OURS = "Not in TGI"
+"""Heading of the options that TGI does not have."""
+
 U16_MAX = 2**16 - 1
 U32_MAX = 2**32 - 1
 

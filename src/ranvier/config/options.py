@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from ranvier.config.compatibility import IGNORED_OPTIONS, REFUSED_OPTIONS
 from ranvier.config.neuron import NEURON_OPTIONS
-from ranvier.config.option import U16_MAX, Option
+from ranvier.config.option import OURS, U16_MAX, Option
 from ranvier.config.telemetry import TELEMETRY_OPTIONS
 
 MODEL = "Model"
 LIMITS = "Limits"
 PRECISION = "Precision"
 SERVER = "Server"
-OURS = "Not in TGI"
 MISC = "Help and diagnosis"
 EXPORT = "Export"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ranvier.config.command import read_command, values_by_field
 from ranvier.config.option import Option
@@ -25,15 +25,8 @@ _OWN_OPTIONS: tuple[Option, ...] = (
         metavar="TYPE",
         default_text="this host's",
     ),
-    Option(
-        flags=("--num-cores", "--num_cores"),
-        env=("HF_NUM_CORES",),
-        help="NeuronCores that one engine uses.",
-        group=_GROUP,
-        kind="whole",
-        minimum=1,
-        default_text="chosen for the model",
-    ),
+    # With the spelling of optimum-neuron.
+    replace(select("num_cores")[0], flags=("--num-cores", "--num_cores"), group=_GROUP),
     Option(
         flags=("--auto-cast-type", "--auto_cast_type"),
         env=("HF_AUTO_CAST_TYPE",),

@@ -3,6 +3,7 @@
 from ranvier.service.chat import ChatAnswer, ChatDelta, ChatInput, ChatMessage, ChatService, PreparedChat, all_of
 from ranvier.service.generation import Finished, PromptPiece, StreamItem, Timings, TokenPiece
 from ranvier.service.grammars import GrammarChecker
+from ranvier.service.merging import merged
 from ranvier.service.model_text import ModelText, load_model_text
 from ranvier.service.parameters import GenerateParameters, Grammar, ServiceLimits
 from ranvier.service.prompt import Origin, Prompt
@@ -39,4 +40,5 @@ __all__ = [
     "all_of",
     "compact_json",
     "load_model_text",
+    "merged",
 ]

@@ -39,13 +39,14 @@ def read_sampling_defaults(directory: Path) -> SamplingDefaults:
 
 
 def _value(path: Path, name: str, value: object) -> Any:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is None or value == _OFF[name]:
         return None
-    if name == "top_k" and isinstance(value, int) and is_number and value > 0:
-        return value
-    if name in ("top_p", "typical_p") and is_number and 0 < value < 1:  # type: ignore[operator]
-        return float(value)  # type: ignore[arg-type]
-    if name in ("temperature", "repetition_penalty") and is_number and value > 0:  # type: ignore[operator]
-        return float(value)  # type: ignore[arg-type]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_in_range(name, value):
+        return value if name == "top_k" else float(value)
     raise ModelError(f"{path}: `{name}` cannot be {value!r}; correct it, or give `--sampling-defaults none`")
+
+
+def _is_in_range(name: str, value: float) -> bool:
+    if name == "top_k":
+        return isinstance(value, int) and value > 0
+    return 0 < value < 1 if name in ("top_p", "typical_p") else value > 0

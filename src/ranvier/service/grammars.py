@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from ranvier.errors import OverloadedError, ValidationError
-from ranvier.grammar import GrammarCompiler, from_json_schema, from_regex
-from ranvier.grammar.closing import closed
+from ranvier.grammar import GrammarCompiler, closed, from_json_schema, from_regex
 from ranvier.service.parameters import Grammar
 
 MAX_WRITTEN_BYTES = 262_144

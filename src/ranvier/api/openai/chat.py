@@ -30,8 +30,7 @@ from ranvier.api.sse import DONE, EventStream, event
 from ranvier.api.tokenizing import tokens_json
 from ranvier.api.wire import encoder
 from ranvier.errors import RequestError
-from ranvier.service import ChatService, Finished, GenerateParameters, Origin, PreparedChat
-from ranvier.service.merging import merged
+from ranvier.service import ChatService, Finished, GenerateParameters, Origin, PreparedChat, merged
 
 
 class ChatRoutes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from ranvier.api.openai.shared import num_choices, refuse_logit_bias, stop_strings
+from ranvier.api.openai.shared import num_choices, sampling_parameters
 from ranvier.api.wire import I32, U32, U64, JsonSchemaConfig, check_u64
 from ranvier.errors import ValidationError
 from ranvier.service import ChatInput, ChatMessage, GenerateParameters, Grammar, compact_json
@@ -223,21 +224,11 @@ class ChatRequest(Struct, frozen=True):
 
     def to_parameters(self) -> GenerateParameters:
         """The rest. Raises `ValidationError` for what cannot be honoured."""
-        refuse_logit_bias(self.logit_bias)
-        is_greedy = self.temperature == 0
-        return GenerateParameters(
-            do_sample=not is_greedy,
-            is_greedy=is_greedy,
-            temperature=None if is_greedy else self.temperature,
-            top_p=None if self.top_p == 1 else self.top_p,
+        return replace(
+            sampling_parameters(self),
             top_k=self.top_k,
             typical_p=self.typical_p,
-            repetition_penalty=self.repetition_penalty,
-            frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty,
             max_new_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
-            stop=stop_strings(self.stop),
-            seed=self.seed,
             top_n_tokens=self.top_logprobs,
         )
 

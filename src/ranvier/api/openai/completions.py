@@ -33,8 +33,7 @@ from ranvier.api.openai.replies import (
 from ranvier.api.sse import DONE, EventStream, event
 from ranvier.api.wire import encoder
 from ranvier.errors import RequestError, ValidationError
-from ranvier.service import Finished, GenerateParameters, Origin, Prompt, StreamItem, all_of
-from ranvier.service.merging import merged
+from ranvier.service import Finished, GenerateParameters, Origin, Prompt, StreamItem, all_of, merged
 
 
 class CompletionRoutes:

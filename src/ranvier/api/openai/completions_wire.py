@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ranvier.api.openai.chat_wire import StreamOptions
-from ranvier.api.openai.shared import num_choices, refuse_logit_bias, stop_strings
+from ranvier.api.openai.shared import num_choices, sampling_parameters
 from ranvier.api.wire import U32, U64, check_u64
 from ranvier.errors import BatchSizeError, SuffixError, ValidationError
 from ranvier.service import GenerateParameters, Prompt
@@ -45,7 +45,7 @@ class CompletionRequest(Struct, frozen=True):
         kinds = set() if isinstance(self.prompt, str) else {type(item) for item in self.prompt}
         if len(kinds) > 1:
             raise ValueError("Expected only strings, only token ids or only lists of token ids - at `$.prompt`")
-        if kinds == {int} and not all(0 <= item < 2**32 for item in self.prompt):  # type: ignore[operator]
+        if not all(0 <= item < 2**32 for item in self.prompt if isinstance(item, int)):
             raise ValueError("Expected token ids >= 0 and < 2**32 - at `$.prompt`")
 
     @property
@@ -62,38 +62,33 @@ class CompletionRequest(Struct, frozen=True):
         """The prompts. Raises `BatchSizeError` for too many, `SuffixError` where a suffix is given."""
         if self.suffix is not None:
             raise SuffixError
-        prompts = [self.prompt] if self._is_single else list(self.prompt)
+        prompts = self._prompts()
         if len(prompts) > max_prompts:
             raise BatchSizeError(max_prompts)
-        return [
-            Prompt(text=prompt) if isinstance(prompt, str) else Prompt(text="", token_ids=tuple(prompt))  # type: ignore[arg-type]
-            for prompt in prompts
-        ]
+        return prompts
 
-    @property
-    def _is_single(self) -> bool:
-        return isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+    def _prompts(self) -> list[Prompt]:
+        if isinstance(self.prompt, str):
+            return [Prompt(text=self.prompt)]
+        ids = tuple(item for item in self.prompt if isinstance(item, int))
+        if ids:
+            return [Prompt(text="", token_ids=ids)]
+        return [
+            Prompt(text=item) if isinstance(item, str) else Prompt(text="", token_ids=item)
+            for item in self.prompt
+            if not isinstance(item, int)
+        ]
 
     def to_parameters(self) -> GenerateParameters:
         """The rest. Raises `ValidationError` for what cannot be honoured."""
-        refuse_logit_bias(self.logit_bias)
         self._check_best_of()
-        is_greedy = self.temperature == 0
-        parameters = GenerateParameters(
-            do_sample=not is_greedy,
-            is_greedy=is_greedy,
-            temperature=None if is_greedy else self.temperature,
-            top_p=None if self.top_p == 1 else self.top_p,
-            frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty,
-            repetition_penalty=self.repetition_penalty,
+        return replace(
+            sampling_parameters(self),
             max_new_tokens=self.max_tokens,
-            stop=stop_strings(self.stop),
-            seed=self.seed,
             top_n_tokens=self.logprobs,
             decoder_input_details=bool(self.echo) and self.logprobs is not None,
+            best_of=self.best_of if self.best_of != self.num_choices else None,
         )
-        return replace(parameters, best_of=self.best_of) if self.best_of != self.num_choices else parameters
 
     def _check_best_of(self) -> None:
         if self.best_of is not None and self.best_of < self.num_choices:

@@ -15,8 +15,7 @@ import openvino as ov
 import openvino.opset13 as op
 from openvino import Type
 
-from ranvier.models import DecoderSpec, PackedWeights
-from ranvier.models.adapters import Adapter
+from ranvier.models import Adapter, DecoderSpec, PackedWeights
 from ranvier.models.rope import RopeSpec
 from ranvier.models.weights import in_memory
 from ranvier.targets.cpu import ops
@@ -45,10 +44,12 @@ def build_decoder(
 
     `is_bfloat16` says how the adapters' matrices are held; the others are as they were packed.
     """
-    return _Builder(spec, weights, sequence_length, adapters, is_bfloat16).build()
+    return DecoderBuilder(spec, weights, sequence_length, adapters, is_bfloat16).build()
 
 
-class _Builder:
+class DecoderBuilder:
+    """Builds the model once. Whoever wants more of it than its outputs takes it from a subclass."""
+
     def __init__(
         self,
         spec: DecoderSpec,
@@ -78,6 +79,7 @@ class _Builder:
         }[spec.block]
 
     def build(self) -> tuple[ov.Model, Constants]:
+        """The model, and the constants that must outlive it."""
         spec = self._spec
         # Read while serving, row by row: from a mapped file each new row could cost a page fault, and a file that
         # somebody cuts short would end the process. Other matrices are repacked when the model is compiled.

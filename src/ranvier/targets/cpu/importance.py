@@ -17,7 +17,7 @@ from ranvier.core import Chunk, Limits, StepPlan
 from ranvier.models import DecoderSpec, PackedWeights
 from ranvier.models.weights import FloatArray
 from ranvier.targets.cpu import ops
-from ranvier.targets.cpu.graph import _Builder
+from ranvier.targets.cpu.graph import DecoderBuilder
 from ranvier.targets.cpu.layer_weights import LayerWeights
 from ranvier.targets.cpu.ops import Constants, Node
 from ranvier.targets.cpu.programs import CpuOptions, compile_cpu
@@ -49,7 +49,7 @@ def measure_importance(spec: DecoderSpec, weights_path: Path, token_ids: Sequenc
     return totals
 
 
-class _Observed(_Builder):
+class _Observed(DecoderBuilder):
     """Builds the same model and remembers what each product of a layer multiplies."""
 
     def __init__(self, spec: DecoderSpec, weights: PackedWeights, sequence_length: int) -> None:

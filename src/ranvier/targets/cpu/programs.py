@@ -14,8 +14,7 @@ from openvino import Type
 
 from ranvier.core import Capabilities, Limits, StepPlan, StepResult
 from ranvier.errors import SetupError
-from ranvier.models import DecoderSpec, PackedWeights
-from ranvier.models.adapters import Adapter
+from ranvier.models import Adapter, DecoderSpec, PackedWeights
 from ranvier.sampling import HostSampler
 from ranvier.targets.cpu.adapters import ADAPTERS_INPUT
 from ranvier.targets.cpu.blocks import BlockTable
