@@ -4,7 +4,8 @@
     ├── SetupError                 start-up cannot go on; the launcher prints one line and exits
     │   ├── OptionError            a flag or environment variable is wrong, or two contradict each other
     │   ├── ModelError             the model named cannot be found, read or served
-    │   └── ArtifactError          an exported artifact is incomplete or does not fit what was asked
+    │   ├── ArtifactError          an exported artifact is incomplete or does not fit what was asked
+    │   └── CompileError           a program could not be lowered or compiled
     └── RequestError               one request ends; the server goes on
         ├── ValidationError        a parameter or the prompt is outside its limits
         ├── SuffixError            a completion was asked for with a suffix
@@ -41,6 +42,10 @@ class ModelError(SetupError):
 
 class ArtifactError(SetupError):
     """An artifact directory is incomplete, damaged, or made for other limits than those asked for."""
+
+
+class CompileError(SetupError):
+    """A program of an artifact could not be lowered or compiled, even when it was tried again."""
 
 
 class RequestError(RanvierError):

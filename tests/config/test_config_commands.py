@@ -259,6 +259,11 @@ def test_export_takes_its_own_options_and_some_of_the_launchers() -> None:
         dtype="bfloat16",
         kv_cache_dtype="auto",
         target="cpu",
+        num_cores=None,
+        auto_cast_type=None,
+        emulate_neuron=False,
+        instance=None,
+        lnc=None,
         sources={
             "model_id": "flag `--model-id`",
             "revision": "default",
@@ -268,6 +273,11 @@ def test_export_takes_its_own_options_and_some_of_the_launchers() -> None:
             "dtype": "flag `--dtype`",
             "kv_cache_dtype": "default",
             "target": "default",
+            "num_cores": "default",
+            "auto_cast_type": "default",
+            "emulate_neuron": "default",
+            "instance": "default",
+            "lnc": "default",
         },
         warnings=(),
     )

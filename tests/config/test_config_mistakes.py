@@ -221,7 +221,12 @@ NO_FP8 = "the CPU has no 8-bit floats; `u8` is as small, and `auto`, `float32` a
 @pytest.mark.parametrize(
     ("flag", "value", "reason"),
     [
-        ("--num-shard", "2", ONE_DEVICE + "run one launcher per replica behind a load balancer instead"),
+        (
+            "--num-shard",
+            "2",
+            ONE_DEVICE + "run one launcher per replica behind a load balancer instead, and on Neuron devices give "
+            "`--num-cores`",
+        ),
         ("--sharded", "true", ONE_DEVICE + "leave the option out or give `false`"),
         ("--dtype", "float16", "the CPU computes in `float32` or `bfloat16`; give one of these, or `auto`"),
         ("--kv-cache-dtype", "fp8_e4m3fn", NO_FP8),

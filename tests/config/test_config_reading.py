@@ -116,6 +116,7 @@ def test_everything_has_a_default() -> None:
         num_threads=None,
         single_process=False,
         num_cores=None,
+        auto_cast_type=None,
         emulate_neuron=False,
         sampling_defaults="none",
         artifact_cache="/home/x/.cache/ranvier",

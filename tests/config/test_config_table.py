@@ -23,8 +23,8 @@ HONOURED_FLAGS = """
 --payload-limit --disable-grammar-support
 --hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g
 --json-output --log-level --log-colorize --log-prompts --otlp-endpoint --otlp-service-name
---target --num-cores --emulate-neuron --num-threads --sampling-defaults --single-process --artifact-cache
---env -e --help -h --version -V
+--target --num-cores --auto-cast-type --emulate-neuron --num-threads --sampling-defaults --single-process
+--artifact-cache --env -e --help -h --version -V
 """.split()
 
 IGNORED_FLAGS = """
@@ -40,7 +40,8 @@ REFUSED_FLAGS = """
 
 EXPORT_FLAGS = """
 --model-id --revision --batch-size --batch_size --sequence-length --sequence_length
---quantize --dtype --kv-cache-dtype --target --help -h --version -V
+--quantize --dtype --kv-cache-dtype --target --num-cores --num_cores --auto-cast-type --auto_cast_type
+--emulate-neuron --emulate_neuron --instance --lnc --help -h --version -V
 """.split()
 
 each_option = pytest.mark.parametrize("option", {*OPTIONS, *EXPORT_OPTIONS}, ids=lambda option: str(option.name))
@@ -105,6 +106,7 @@ def test_a_variable_is_the_flag_in_upper_case_unless_the_row_says_otherwise() ->
         "port": ("AIP_HTTP_PORT", "PORT"),
         "artifact_cache": ("RANVIER_CACHE",),
         "num_cores": ("HF_NUM_CORES",),
+        "auto_cast_type": ("HF_AUTO_CAST_TYPE",),
         "env": (),
         "help": (),
         "version": (),

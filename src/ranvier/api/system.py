@@ -70,6 +70,7 @@ class SystemRoutes:
                 sha=None,
                 docker_label=None,
                 adapters=list(self._service.adapters) or UNSET,
+                emulated=True if self._service.engine.info.is_emulated else UNSET,
             )
         )
 

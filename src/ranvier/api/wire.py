@@ -193,7 +193,10 @@ class ErrorResponse(Struct, frozen=True):
 
 
 class Info(Struct, frozen=True):
-    """Body of `/info`; `adapters` is not in TGI's, and left out where none are loaded."""
+    """Body of `/info`. Two fields are not in TGI's: `adapters` is left out where none are loaded.
+
+    `emulated` is true where a processor stands in for the devices that the model was exported for, else left out.
+    """
 
     model_id: str
     model_sha: str | None
@@ -210,6 +213,7 @@ class Info(Struct, frozen=True):
     sha: str | None
     docker_label: str | None
     adapters: list[str] | UnsetType = UNSET
+    emulated: bool | UnsetType = UNSET
 
 
 def _token(piece: TokenPiece) -> Token:

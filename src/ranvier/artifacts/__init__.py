@@ -5,11 +5,14 @@ from ranvier.artifacts.manifest import (
     FORMAT,
     WEIGHTS_NAME,
     Artifact,
+    Compiled,
     Manifest,
+    NeuronManifest,
+    StoredFile,
     open_artifact,
     write_manifest,
 )
-from ranvier.artifacts.request import ExportRequest
+from ranvier.artifacts.request import ExportRequest, NeuronWish
 from ranvier.artifacts.source import ModelSource, locate
 from ranvier.artifacts.store import Store, digest, publish
 
@@ -18,10 +21,14 @@ __all__ = [
     "WEIGHTS_NAME",
     "AdapterSource",
     "Artifact",
+    "Compiled",
     "ExportRequest",
     "Manifest",
     "ModelSource",
+    "NeuronManifest",
+    "NeuronWish",
     "Store",
+    "StoredFile",
     "digest",
     "locate",
     "locate_adapters",

@@ -17,11 +17,59 @@ _NEEDED = ("config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of an artifact, relative to it, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """For what the programs of an artifact have been compiled.
+
+    * `platform`: `neuron`, or `cpu` where devices are emulated. `compiler`: its name and version.
+    * `target`: the chip as the compiler calls it (`inf2` and `trn1` are one: `trn1`), or the processor.
+    * `lnc`: physical cores that are used as one. `seconds`: what each program took.
+    """
+
+    platform: str
+    compiler: str
+    target: str
+    lnc: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronManifest:
+    """What the programs of the Neuron target were lowered with.
+
+    * `auto_cast_type`: `bf16`, `fp16` or `fp32`. `num_top`: the most `top_n_tokens` of a request.
+    * `prefill`, `chunk`, `decode`, `score`: padded lengths, see `targets.neuron.buckets`.
+    * `programs`: names. `files`: theirs and those of the weights. `jax`: the version that lowered them.
+    * `compiled`: None where no compiler was there: the first start compiles.
+    """
+
+    num_cores: int
+    auto_cast_type: str
+    num_top: int
+    prefill: tuple[int, ...]
+    chunk: tuple[int, ...]
+    decode: tuple[int, ...]
+    score: int
+    programs: tuple[str, ...]
+    files: tuple[StoredFile, ...]
+    jax: str
+    compiled: Compiled | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The manifest's fields, as they stand in the file.
 
     `key` lists everything the artifact was made from, so that a miss in the store can be explained field by field;
-    `weights_key` is the part of it that the weights file depends on. `weights_bytes` is that file's size.
+    `weights_key` is the part of it that the weights file depends on. `weights_bytes` is that file's size, or that of
+    all files with weights. `neuron` is there for that target.
     """
 
     format: int
@@ -37,6 +85,7 @@ class Manifest:
     key: dict[str, str]
     weights_key: str
     ranvier_version: str
+    neuron: NeuronManifest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +126,19 @@ def open_artifact(directory: Path) -> Artifact:
     for name in _NEEDED:
         if not _size(directory / name):
             raise ArtifactError(f"{directory}: `{name}` is missing or empty; export the model again")
-    weights = directory / WEIGHTS_NAME
-    size = _size(weights)
-    if size != manifest.weights_bytes:
-        raise ArtifactError(
-            f"{weights}: {size} bytes, the manifest says {manifest.weights_bytes}; export the model again"
-        )
+    for file in _files(manifest):
+        size = _size(directory / file.path)
+        if size != file.size:
+            raise ArtifactError(
+                f"{directory / file.path}: {size} bytes, the manifest says {file.size}; export the model again"
+            )
     return Artifact(directory, manifest)
+
+
+def _files(manifest: Manifest) -> tuple[StoredFile, ...]:
+    if manifest.neuron is not None:
+        return manifest.neuron.files
+    return (StoredFile(path=WEIGHTS_NAME, size=manifest.weights_bytes),)
 
 
 def _size(path: Path) -> int:

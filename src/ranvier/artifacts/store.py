@@ -1,8 +1,11 @@
 """The local store of artifacts that were exported on the fly.
 
 <root>/artifacts/<name>-<digest>/      ready: complete or absent
-<root>/artifacts/.building-*/          somebody writes it; renamed when done, removed by the next export if left
+<root>/artifacts/.building-*.ranvier/  somebody writes it; renamed when done, removed by the next export if left
 <root>/lock                            held while exporting
+
+Artifacts exported elsewhere are built in such a sibling too. Who builds holds a lock on the folder itself, by which the
+next export beside it tells what a crash left from what is being written.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from ranvier.artifacts.manifest import Artifact, is_artifact, open_artifact
 from ranvier.errors import ArtifactError
 
-_BUILDING = ".building-"
+_BUILDING, _OURS = ".building-", ".ranvier"
 
 
 def digest(fields: Mapping[str, str]) -> str:
@@ -32,12 +35,13 @@ def digest(fields: Mapping[str, str]) -> str:
 def publish(directory: Path) -> Iterator[Path]:
     """Give a temporary sibling to build in; on success it becomes `directory` in one rename, else it is removed.
 
-    Raises `ArtifactError` when `directory` exists and is not empty, or cannot be written.
+    Siblings that crashed exporters left are removed too. Raises `ArtifactError` when `directory` exists and is not empty, or cannot be written.
     """
     _refuse_taken(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=directory.parent))
+        _sweep(directory.parent)
+        building, lock = _begin(directory.parent)
     except OSError as error:
         raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from None
     try:
@@ -53,6 +57,34 @@ def publish(directory: Path) -> Iterator[Path]:
         raise ArtifactError(f"{directory}: cannot be written: {error.strerror}{file}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        os.close(lock)
+
+
+def _begin(parent: Path) -> tuple[Path, int]:
+    """A new folder to build in, and the descriptor that holds its lock."""
+    while True:
+        building = Path(tempfile.mkdtemp(prefix=_BUILDING, suffix=_OURS, dir=parent))
+        # Between the two calls somebody may sweep it.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(building, os.O_RDONLY)
+            # Some network file systems lock no folders; there nobody sweeps either.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if building.exists():
+                return building, lock
+            os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders in which nobody builds any more."""
+    for leftover in parent.glob(f"{_BUILDING}*{_OURS}"):
+        with contextlib.suppress(OSError):
+            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _refuse_taken(directory: Path) -> None:
@@ -61,7 +93,7 @@ def _refuse_taken(directory: Path) -> None:
 
 
 def _flush(directory: Path) -> None:
-    for path in [*directory.iterdir(), directory]:
+    for path in [*directory.rglob("*"), directory]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

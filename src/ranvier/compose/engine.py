@@ -9,6 +9,7 @@ from pathlib import Path
 from ranvier.artifacts import AdapterSource, Artifact, open_artifact
 from ranvier.compose.plan import ServePlan
 from ranvier.config import LauncherConfig
+from ranvier.config.neuron import NEURON_TARGETS
 from ranvier.core import Chunk, EngineInfo, Limits, SamplingParams, SamplingRow, StepPlan
 from ranvier.engine import Engine
 from ranvier.models import load_adapter, read_json, spec_of
@@ -26,7 +27,13 @@ def load_engine(
         # That target has compiled and run each of its programs.
         _warm_up(programs, limits)
     details = {**programs.details, "load_s": f"{time.monotonic() - began:.2f}"}
-    info = EngineInfo(target=config.target, limits=limits, capabilities=programs.capabilities, details=details)
+    info = EngineInfo(
+        target=config.target,
+        limits=limits,
+        capabilities=programs.capabilities,
+        details=details,
+        is_emulated=config.emulate_neuron and config.target in NEURON_TARGETS,
+    )
     return engine, info, programs
 
 

@@ -19,9 +19,12 @@ from ranvier.artifacts import (
     open_artifact,
 )
 from ranvier.compose.formats import check_format, our_format
+from ranvier.compose.neuron_wish import neuron_wish
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, ModelError, OptionError
+
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 DEFAULT_PREFILL_TOKENS = 512
 """Prompt tokens a step may prefill unless told otherwise: enough to keep the processor's products large, few enough
@@ -65,6 +68,9 @@ def settle_limits(config: LauncherConfig, manifest: Manifest) -> Limits:
 
     Raises `ArtifactError` when they contradict each other and `OptionError` for impossible values.
     """
+    if manifest.neuron is not None:
+        _same("num_cores", config.num_cores, manifest.neuron.num_cores, config)
+        _same("auto_cast_type", config.auto_cast_type, manifest.neuron.auto_cast_type, config)
     _same("max_batch_size", config.max_batch_size, manifest.batch_size, config)
     _same("max_total_tokens", config.max_total_tokens, manifest.sequence_length, config)
     for field in ("quantize", "dtype", "kv_cache_dtype"):
@@ -122,6 +128,11 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     if source.kind == "artifact":
         return open_artifact(source.path)
     request = _request(config, source, config.max_batch_size, config.max_total_tokens)
+    if request.neuron is not None:
+        # Imported here: only this target has anything to check before its export, which takes long.
+        from ranvier.export.neuron import check_request
+
+        check_request(request)
     store = Store(Path(config.artifact_cache))
     found = store.find(request.name, request.key())
     if found is not None:
@@ -130,7 +141,16 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     from ranvier.compose.exporting import Reporter
     from ranvier.export import export_to_store
 
-    return export_to_store(request, store, Reporter(as_json=config.json_output))
+    reporter = Reporter(as_json=config.json_output)
+    return export_to_store(request, store, reporter, reporter.program)
+
+
+def with_target(config: LauncherConfig, artifact: Artifact) -> LauncherConfig:
+    """The config with the artifact's target. Raises `ArtifactError` when another one was asked for."""
+    made_for = artifact.manifest.target
+    if config.sources.get("target", "default") != "default":
+        _same("target", config.target, made_for, config)
+    return replace(config, target=made_for)
 
 
 def find_adapters(config: LauncherConfig, artifact: Artifact) -> tuple[AdapterSource, ...]:
@@ -150,13 +170,15 @@ def export_artifact(config: ExportConfig) -> Artifact:
 
     source = find_source(config.model_id, config.revision, None)
     request = _request(config, source, config.batch_size, config.sequence_length)
-    return export(request, Path(config.output).absolute(), Reporter(as_json=False))
+    reporter = Reporter(as_json=False, as_lines=True)
+    return export(request, Path(config.output).absolute(), reporter, report=reporter.program)
 
 
 def _request(
     config: LauncherConfig | ExportConfig, source: ModelSource, batch_size: int | None, sequence_length: int | None
 ) -> ExportRequest:
     check_format(config.quantize, source)
+    wish = neuron_wish(config)
     return ExportRequest(
         source=source,
         revision=config.revision,
@@ -164,6 +186,8 @@ def _request(
         batch_size=batch_size,
         sequence_length=sequence_length,
         quantize=our_format(config.quantize),
-        dtype=config.dtype,
+        # An artifact says in what it computes.
+        dtype=_DTYPES[wish.auto_cast_type] if wish else config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
+        neuron=wish,
     )

@@ -21,7 +21,8 @@ IGNORED_OPTIONS: tuple[Option, ...] = (
         takes=(1,),
         status=Status.IGNORED,
         no_effect="a model always runs on one device",
-        refusal="a model is not split over devices; run one launcher per replica behind a load balancer instead",
+        refusal="a model is not split over devices; run one launcher per replica behind a load balancer instead, "
+        "and on Neuron devices give `--num-cores`",
     ),
     Option(
         flags=("--sharded",),

@@ -17,6 +17,7 @@ class ExportConfig:
     """What `ranvier export` was told. None means: not told, the exporter decides.
 
     * `output`: the directory as written on the command line.
+    * `num_cores`, `auto_cast_type`, `emulate_neuron`, `instance` and `lnc` are for target neuron.
     * `batch_size`: slots, 1 or more. `sequence_length`: tokens of a slot, 2 or more.
     * `sources` and `warnings` as in `LauncherConfig`.
     """
@@ -30,6 +31,11 @@ class ExportConfig:
     dtype: str
     kv_cache_dtype: str
     target: str
+    num_cores: int | None
+    auto_cast_type: str | None
+    emulate_neuron: bool
+    instance: str | None
+    lnc: int | None
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -63,6 +63,7 @@ class LauncherConfig:
     otlp_service_name: str
     target: str
     num_cores: int | None
+    auto_cast_type: str | None
     emulate_neuron: bool
     num_threads: int | None
     single_process: bool

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ranvier.config.command import read_command, values_by_field
+from ranvier.config.neuron import AUTO_CAST_TYPE, INSTANCE, LNC, NUM_CORES, in_group
 from ranvier.config.option import Option
 from ranvier.config.options import EXPORT_OPTIONS, select
 from ranvier.errors import OptionError
@@ -17,35 +18,8 @@ _SUMMARY = (
 _GROUP = "Plan"
 
 _OWN_OPTIONS: tuple[Option, ...] = (
-    Option(
-        flags=("--instance",),
-        env=("RANVIER_INSTANCE",),
-        help="EC2 instance type to plan for, such as inf2.xlarge.",
-        group=_GROUP,
-        metavar="TYPE",
-        default_text="this host's",
-    ),
-    # With the spelling of optimum-neuron.
-    replace(select("num_cores")[0], flags=("--num-cores", "--num_cores"), group=_GROUP),
-    Option(
-        flags=("--auto-cast-type", "--auto_cast_type"),
-        env=("HF_AUTO_CAST_TYPE",),
-        help="Type of weights, activations and KV cache.",
-        group=_GROUP,
-        kind="choice",
-        default="bf16",
-        choices=("bf16", "fp16", "fp32"),
-        metavar="TYPE",
-    ),
-    Option(
-        flags=("--lnc",),
-        env=("NEURON_LOGICAL_NC_CONFIG",),
-        help="Physical cores that are used as one.",
-        group=_GROUP,
-        kind="whole",
-        minimum=1,
-        maximum=2,
-        default_text="the chip's: 2 on Trainium2, else 1",
+    *in_group(
+        _GROUP, INSTANCE, NUM_CORES, replace(AUTO_CAST_TYPE, default="bf16", help="Type of weights and KV cache."), LNC
     ),
     Option(
         flags=("--json",),

@@ -19,12 +19,16 @@ StatsSink: TypeAlias = Callable[[StepStats], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a warm engine says of itself. `details` are words for logs and pages: precisions, versions, threads."""
+    """What a warm engine says of itself. `details` are words for logs and pages: precisions, versions, threads.
+
+    `is_emulated`: the processor stands in for the devices of its target.
+    """
 
     target: str
     limits: Limits
     capabilities: Capabilities
     details: dict[str, str]
+    is_emulated: bool = False
 
 
 class Constraint(Protocol):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ranvier import __version__
@@ -23,6 +24,8 @@ from ranvier.artifacts import (
     write_manifest,
 )
 from ranvier.errors import ModelError, OptionError
+from ranvier.export import neuron
+from ranvier.export.program_runs import ProgramProgress, Report
 from ranvier.export.sample import sample_text
 from ranvier.models import Checkpoint, DecoderSpec, SafetensorsCheckpoint, WeightPlan, spec_of, write_weights
 from ranvier.models.packing import DType, Importance, Progress, Quantize
@@ -45,10 +48,16 @@ _TEXT_FILES = (
     "chat_template.json",
     "processor_config.json",
 )
+
+
+def _ignore(progress: ProgramProgress) -> None:
+    """Nobody wants to know."""
+
+
 _QUANTIZE: tuple[Quantize, ...] = ("none", "auto", "int8", "int4")
 
 
-def export_to_store(request: ExportRequest, store: Store, progress: Progress) -> Artifact:
+def export_to_store(request: ExportRequest, store: Store, progress: Progress, report: Report = _ignore) -> Artifact:
     """The stored artifact for a request, made now if it is not there."""
     name, key = request.name, request.key()
     found = store.find(name, key)
@@ -59,18 +68,29 @@ def export_to_store(request: ExportRequest, store: Store, progress: Progress) ->
         if found is not None:
             return found
         store.discard(store.directory(name, key))
+        if request.neuron is not None:
+            return export(request, store.directory(name, key), progress, report=report)
         linked = store.with_weights(digest(request.weights_fields()))
         return export(request, store.directory(name, key), progress, linked.weights_path if linked else None)
 
 
-def export(request: ExportRequest, directory: Path, progress: Progress, weights: Path | None = None) -> Artifact:
+def export(
+    request: ExportRequest,
+    directory: Path,
+    progress: Progress,
+    weights: Path | None = None,
+    report: Report = _ignore,
+) -> Artifact:
     """Write an artifact to `directory`, all or nothing. `weights` is a file to link instead of packing.
 
-    Raises `ModelError` for a model that cannot be served and `OptionError` for limits that it cannot have.
+    `report` is told of programs that are lowered and compiled. Raises `ModelError` for a model that cannot be served,
+    `OptionError` for limits that it cannot have, and `CompileError`.
     """
     checkpoint = open_checkpoint(request.source)
     spec = spec_of(checkpoint.config)
     sequence_length = _sequence_length(request.sequence_length, spec)
+    if request.neuron is not None:
+        return _export_neuron(request, checkpoint, directory, progress, report)
     with publish(directory) as building:
         _write_texts(request.source, checkpoint, building)
         # Read from the source where it has one, so that an error names the user's file.
@@ -82,6 +102,28 @@ def export(request: ExportRequest, directory: Path, progress: Progress, weights:
         else:
             _link(weights, building / WEIGHTS_NAME)
         write_manifest(building, _manifest(request, sequence_length, building / WEIGHTS_NAME))
+    return open_artifact(directory)
+
+
+def _export_neuron(
+    request: ExportRequest, checkpoint: Checkpoint, directory: Path, progress: Progress, report: Report
+) -> Artifact:
+    assert request.neuron is not None
+    neuron.require_jax()
+    neuron.check_request(request)
+    spec = spec_of(checkpoint.config)
+    length = _sequence_length(request.sequence_length, spec)
+    settled = neuron.settle(request, request.neuron, spec, (request.batch_size or DEFAULT_BATCH_SIZE, length))
+    with publish(directory) as building:
+        _write_texts(request.source, checkpoint, building)
+        texts = request.source.path if request.source.kind == "checkpoint" else building
+        Tokenizer.from_file(texts / "tokenizer.json")
+        job = neuron.NeuronExport(request, settled, building, progress, report)
+        made = job.write(checkpoint, spec, neuron.kept_directory(directory, request))
+        manifest = _manifest(request, settled.limits.sequence_length, building)
+        batch_size = settled.limits.batch_size
+        size = sum(file.size for file in made.files if file.path.startswith("weights/"))
+        write_manifest(building, replace(manifest, batch_size=batch_size, weights_bytes=size, neuron=made))
     return open_artifact(directory)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from ranvier import __version__
-from ranvier.compose.plan import ServePlan, find_adapters, prepare_artifact, settle_limits
+from ranvier.compose.plan import ServePlan, find_adapters, prepare_artifact, settle_limits, with_target
 from ranvier.compose.ports import open_port
 from ranvier.compose.processes import EXIT_SETUP
 from ranvier.config import LauncherConfig
@@ -37,6 +37,7 @@ def launch(config: LauncherConfig) -> int:
     _report(config)
     signals = _Signals()
     artifact = prepare_artifact(config)
+    config = with_target(config, artifact)
     limits = settle_limits(config, artifact.manifest)
     adapters = find_adapters(config, artifact)
     _check_port(config)

@@ -3,7 +3,7 @@
 from ranvier.models.adapters import Adapter, load_adapter
 from ranvier.models.checkpoint import Checkpoint, DequantizedCheckpoint, SafetensorsCheckpoint, read_json
 from ranvier.models.families import refused_families, spec_of, supported_families
-from ranvier.models.packing import PackedWeights, WeightPlan, write_weights
+from ranvier.models.packing import PackedWeights, WeightPlan, held_weights, write_weights
 from ranvier.models.spec import DecoderSpec
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "PackedWeights",
     "SafetensorsCheckpoint",
     "WeightPlan",
+    "held_weights",
     "load_adapter",
     "read_json",
     "refused_families",

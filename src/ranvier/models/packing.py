@@ -72,17 +72,27 @@ def write_weights(
     `importance` makes int4 better where it is known; columns of other matrices count alike.
     Raises `ModelError` listing names when tensors are missing, left over, or of the wrong shape.
     """
-    spec, names = spec_of(checkpoint.config), _matched_names(checkpoint)
-    stored_shapes = _stored_shapes(spec, names)
-    reader = _LastRead(checkpoint)
-    with TensorWriter(path, 3 * len(names)) as writer:
-        for done, (ours, source) in enumerate(names.items()):
-            held = _held(checkpoint, reader, ours, source, stored_shapes, plan, (importance or {}).get(ours))
+    with TensorWriter(path, 3 * len(_matched_names(checkpoint))) as writer:
+        for ours, held in held_weights(checkpoint, plan, progress, importance):
             for suffix, values in _parts(held):
                 writer.add(ours + suffix, values)
             # Before the next is read: two matrices at once would show in the peak of a large vocabulary.
             del held, values
-            progress(done + 1, len(names))
+
+
+def held_weights(
+    checkpoint: Checkpoint, plan: WeightPlan, progress: Progress, importance: Importance | None = None
+) -> Iterator[tuple[str, Weight]]:
+    """Every tensor the decoder needs by our name, in the form that the plan gives it, read when it is asked for.
+
+    Raises as `write_weights` does.
+    """
+    spec, names = spec_of(checkpoint.config), _matched_names(checkpoint)
+    stored_shapes = _stored_shapes(spec, names)
+    reader = _LastRead(checkpoint)
+    for done, (ours, source) in enumerate(names.items()):
+        yield ours, _held(checkpoint, reader, ours, source, stored_shapes, plan, (importance or {}).get(ours))
+        progress(done + 1, len(names))
 
 
 def _held(

@@ -13,13 +13,16 @@ from ranvier.neuron_host.chips import (
     Chip,
     chip_of,
 )
+from ranvier.neuron_host.compilers import compile_target, neuron_compiler_version, xla_version
 from ranvier.neuron_host.cores import CoreChoice, format_cores, parse_cores, read_core_choice, read_lnc
 from ranvier.neuron_host.discovery import INSTANCE_VARIABLES, discover, version_conflict
+from ranvier.neuron_host.environment import COMPILE_CACHE, jax_environment
 from ranvier.neuron_host.host import NeuronDevice, NeuronHost
 
 __all__ = [
     "BYTES_PER_VALUE",
     "CHIPS",
+    "COMPILE_CACHE",
     "GIB",
     "INFERENTIA2",
     "INSTANCE_VARIABLES",
@@ -34,12 +37,16 @@ __all__ = [
     "NeuronHost",
     "acquire",
     "chip_of",
+    "compile_target",
     "discover",
     "find_holders",
     "format_cores",
+    "jax_environment",
     "looks_busy",
+    "neuron_compiler_version",
     "parse_cores",
     "read_core_choice",
     "read_lnc",
     "version_conflict",
+    "xla_version",
 ]

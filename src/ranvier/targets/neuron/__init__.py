@@ -2,7 +2,7 @@
 
 from ranvier.targets.neuron.buckets import Buckets, default_buckets
 from ranvier.targets.neuron.programs import Program, ProgramSet
-from ranvier.targets.neuron.runtime import NeuronOptions, NeuronPrograms, load_neuron, shapes_of
+from ranvier.targets.neuron.runtime import NeuronOptions, NeuronPrograms, load_artifact, load_neuron, shapes_of
 from ranvier.targets.neuron.shapes import Shapes
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ProgramSet",
     "Shapes",
     "default_buckets",
+    "load_artifact",
     "load_neuron",
     "shapes_of",
 ]

@@ -24,7 +24,7 @@ writes at the last position of its own (see `buckets`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -74,8 +74,10 @@ class Program:
 class ProgramSet:
     """All programs for one set of shapes, made when they are asked for."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: Shapes, replaced: Callable[[Program], Callable[..., Any]] | None = None) -> None:
+        """`replaced` gives the function to run instead of a program's own, such as a stored one."""
         self._shapes, self._decoder = shapes, shapes.decoder
+        self._replaced = replaced
         self._made: dict[str, Program] = {}
 
     @property
@@ -99,7 +101,8 @@ class ProgramSet:
     def named(self, name: str) -> Program:
         """One program by its name."""
         if name not in self._made:
-            self._made[name] = self._make(name)
+            made = self._make(name)
+            self._made[name] = made if self._replaced is None else replace(made, function=self._replaced(made))
         return self._made[name]
 
     def _make(self, name: str) -> Program:

@@ -41,7 +41,9 @@ from ranvier.targets.neuron.sampling import Choices, packed_mask, packed_rows
 from ranvier.targets.neuron.sampling.penalties import counts_of
 from ranvier.targets.neuron.shapes import ComputeType, Shapes
 from ranvier.targets.neuron.sharding import over, over_cores
+from ranvier.targets.neuron.shards import load_shards
 from ranvier.targets.neuron.slots import SlotNotes
+from ranvier.targets.neuron.stored import StoredPrograms
 from ranvier.targets.neuron.weights import load_weights
 
 CAPABILITIES = Capabilities(mixed_steps=False, chunk_multiple=CHUNK_TOKENS, prefix_sharing=True)
@@ -101,12 +103,28 @@ def load_neuron(
     return NeuronPrograms(shapes, load_weights(shapes, PackedWeights(weights_path)))
 
 
+def load_artifact(
+    spec: DecoderSpec,
+    directory: Path,
+    limits: Limits,
+    options: NeuronOptions,
+    devices: Sequence[jax.Device] | None = None,
+) -> NeuronPrograms:
+    """The same from an artifact's own files: weights as the cores hold them, and programs as they were lowered.
+
+    Raises also `ModelError` and `ArtifactError` when a file is damaged or made for something else.
+    """
+    found = jax.devices() if devices is None else devices
+    shapes = shapes_of(spec, limits, options, found)
+    return NeuronPrograms(shapes, load_shards(shapes, directory), StoredPrograms(directory, found[0]))
+
+
 class NeuronPrograms:
     """The programs of one decoder with their weights and state. Owned by one thread; see `targets.Programs`."""
 
-    def __init__(self, shapes: Shapes, weights: dict[str, jax.Array]) -> None:
+    def __init__(self, shapes: Shapes, weights: dict[str, jax.Array], stored: StoredPrograms | None = None) -> None:
         self._shapes = shapes
-        self._programs = ProgramSet(shapes)
+        self._programs = ProgramSet(shapes, stored.function if stored else None)
         self._held: dict[Held, Any] = {
             "weights": weights,
             "head": head_weights(weights),

@@ -6,8 +6,6 @@ dense matrices only, so int8 and int4 files save no device memory here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,21 +22,35 @@ _BFLOAT16 = np.dtype(jnp.bfloat16)
 def load_weights(shapes: Shapes, packed: PackedWeights) -> dict[str, jax.Array]:
     """Every weight of `shapes.weights()`, placed. Raises `ModelError` when the file is damaged or lacks one."""
     held = shapes.weights()
-    return {name: _placed(values, held[name]) for name, values in _host_weights(shapes, packed, held)}
+    names = [name for name in held if not is_table(name)]
+    return rotary_tables(shapes) | {
+        name: placed(fitted(packed.read(name), name, held[name], shapes), held[name]) for name in names
+    }
 
 
-def _placed(values: Array, held: Abstract) -> jax.Array:
-    fitted = values.astype(held.dtype, copy=False)
-    placed: jax.Array = jax.device_put(fitted, held.sharding)
-    return placed
+def placed(values: Array, held: Abstract) -> jax.Array:
+    """An array on its device or devices, in the type that it is held in."""
+    on_device: jax.Array = jax.device_put(values.astype(held.dtype, copy=False), held.sharding)
+    return on_device
 
 
-def _host_weights(shapes: Shapes, packed: PackedWeights, held: dict[str, Abstract]) -> Iterator[tuple[str, Array]]:
+def is_table(name: str) -> bool:
+    """Whether it is one of `rotary_tables`, which no file holds: they follow from the spec and the cache's length."""
+    return name.startswith("rotary.")
+
+
+def rotary_tables(shapes: Shapes) -> dict[str, jax.Array]:
+    """Cosines and sines of every rotary embedding, placed."""
+    held, tables = shapes.weights(), {}
     for rope, name in rotary_names(shapes.spec).items():
-        yield from zip((f"{name}.cos", f"{name}.sin"), _rotary_tables(rope, shapes), strict=True)
-    for name, abstract in held.items():
-        if not name.startswith("rotary."):
-            yield name, _fitted(_values(packed.read(name)), name, abstract.shape, shapes)
+        for part, values in zip(("cos", "sin"), _rotary_tables(rope, shapes), strict=True):
+            tables[f"{name}.{part}"] = placed(values, held[f"{name}.{part}"])
+    return tables
+
+
+def fitted(weight: Weight, name: str, held: Abstract, shapes: Shapes) -> Array:
+    """A weight of the checkpoint as `shapes` hold it, on the host, not rounded yet."""
+    return _fitted(_values(weight), name, held.shape, shapes)
 
 
 def _rotary_tables(rope: RopeSpec, shapes: Shapes) -> tuple[FloatArray, FloatArray]:

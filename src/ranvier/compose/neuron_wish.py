@@ -1,0 +1,55 @@
+"""What the options and the host say about an artifact for Neuron devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ranvier.artifacts import NeuronWish
+from ranvier.config import ExportConfig, LauncherConfig
+from ranvier.errors import OptionError
+from ranvier.neuron_host import NeuronHost, chip_of, compile_target, discover
+
+_BY_DTYPE = {"auto": "bf16", "bfloat16": "bf16", "float32": "fp32"}
+
+
+def neuron_wish(config: LauncherConfig | ExportConfig, root: Path = Path("/")) -> NeuronWish | None:
+    """The wish, for target neuron. `root`: where devices are looked for.
+
+    Raises `OptionError` when options contradict each other, and where a server has no device to run on.
+    """
+    if config.target != "neuron":
+        return None
+    cast_type = _cast_type(config)
+    instance, lnc = (config.instance, config.lnc) if isinstance(config, ExportConfig) else (None, None)
+    if config.emulate_neuron:
+        return NeuronWish(
+            num_cores=config.num_cores, auto_cast_type=cast_type, instance=instance, lnc=lnc, compile_for="cpu"
+        )
+    host = discover(root)
+    if isinstance(config, LauncherConfig):
+        host.require_cores(config.num_cores or 1)
+    return NeuronWish(
+        num_cores=config.num_cores,
+        auto_cast_type=cast_type,
+        instance=instance or host.instance_type,
+        lnc=lnc or (host.lnc if host.chip else None),
+        compile_for="neuron" if _can_compile(host, instance) else None,
+    )
+
+
+def _can_compile(host: NeuronHost, instance: str | None) -> bool:
+    """Whether this host's devices are what the artifact is for."""
+    if not host.usable_devices or instance is None or host.chip is None:
+        return bool(host.usable_devices)
+    chip = chip_of(instance)
+    return chip is not None and compile_target(chip.target) == compile_target(host.chip.target)
+
+
+def _cast_type(config: LauncherConfig | ExportConfig) -> str:
+    by_dtype = _BY_DTYPE[config.dtype]
+    if config.auto_cast_type is None or config.dtype == "auto" or config.auto_cast_type == by_dtype:
+        return config.auto_cast_type or by_dtype
+    raise OptionError(
+        f"`auto_cast_type` is {config.auto_cast_type} and `dtype` is {config.dtype}, which contradict each other; "
+        "leave one of them out"
+    )

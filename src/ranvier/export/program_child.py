@@ -1,0 +1,65 @@
+"""The process that lowers or compiles programs: an order through standard input, events as lines of JSON.
+
+A process of its own, because compiling takes the devices until its process ends, and because a compiler that is killed
+for its memory may take this process along, but not the export.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from ranvier.export.orders import ProgramEvent, ProgramOrder
+from ranvier.models import read_json, spec_of
+
+
+def main() -> None:
+    """Carry the order out. What libraries print goes to standard error."""
+    events = os.dup(1)
+    os.dup2(2, 1)
+    order = ProgramOrder.from_json(sys.stdin.buffer.read())
+    # One write for a line: threads tell at the same time.
+    carry_out(_work(order), order, lambda event: _write(events, event))
+
+
+def _work(order: ProgramOrder) -> Callable[[str], None]:
+    from ranvier.targets.neuron import orders
+    from ranvier.targets.neuron.artifact import options_of
+
+    directory = Path(order.directory)
+    spec, options = spec_of(read_json(directory / "config.json")), options_of(order.neuron)
+    if order.job == "lower":
+        return orders.lowering(spec, order.limits, options, directory)
+    return orders.compiling(spec, order.limits, options, directory, order.names)
+
+
+def _write(descriptor: int, event: ProgramEvent) -> None:
+    os.write(descriptor, msgspec.json.encode(event) + b"\n")
+
+
+def carry_out(work: Callable[[str], None], order: ProgramOrder, tell: Callable[[ProgramEvent], None]) -> None:
+    """Do the work for every name, `order.jobs` at a time; a failure is told and stops no other."""
+
+    def one(name: str) -> None:
+        began = time.monotonic()
+        tell(ProgramEvent(state="started", name=name))
+        try:
+            work(name)
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            tell(ProgramEvent(state="failed", name=name, reason=f"{type(error).__name__}: {lines[0]}"))
+            return
+        tell(ProgramEvent(state="finished", name=name, seconds=time.monotonic() - began))
+
+    with ThreadPoolExecutor(order.jobs) as pool:
+        list(pool.map(one, order.names))
+
+
+if __name__ == "__main__":
+    main()
