@@ -253,12 +253,14 @@ NEUTRAL_VALUES = {
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
     "top_n_tokens": 0,
+    "best_of": 1,
+    "logprobs": False,
 }
 
 
-@pytest.mark.parametrize("name", [*sorted(SAMPLING_VALUES), "decoder_input_details"])
+@pytest.mark.parametrize("name", [*sorted(SAMPLING_VALUES), "decoder_input_details", "best_of", "logprobs"])
 def test_a_parameter_that_the_target_lacks_is_refused_by_name(name: str) -> None:
-    given_value = parameters(**{name: SAMPLING_VALUES.get(name, True)})
+    given_value = parameters(**{name: 2 if name == "best_of" else SAMPLING_VALUES.get(name, True)})
     lacking = replace(CAPABILITIES, parameters=CAPABILITIES.parameters - {name})
     check_capabilities(given_value, CAPABILITIES, "nxd")
     with pytest.raises(ValidationError) as caught:
@@ -327,3 +329,12 @@ def test_a_target_may_report_fewer_top_tokens_than_the_operator_allows() -> None
     with pytest.raises(ValidationError) as caught:
         check_capabilities(parameters(top_n_tokens=3), few, "cpu")
     assert str(caught.value) == "`top_n_tokens` must be >= 0 and <= 2. Given: 3"
+
+
+def test_a_target_may_draw_from_fewer_candidates_than_the_vocabulary_has() -> None:
+    few = replace(CAPABILITIES, max_top_k=256)
+    check_capabilities(parameters(top_k=256), few, "nxd")
+    check_capabilities(parameters(), few, "nxd")
+    with pytest.raises(ValidationError) as caught:
+        check_capabilities(parameters(top_k=257), few, "nxd")
+    assert str(caught.value) == "`top_k` must be > 0 and <= 256. Given: 257"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from ranvier.errors import (
     ValidationError,
 )
 from ranvier.service import Completion, GenerateParameters, GenerationService, ServiceLimits
-from serving import END, HandEngine, PlayingEngine, byte_tokenizer, make_service, model_text, until
+from serving import CAPABILITIES, END, HandEngine, PlayingEngine, byte_tokenizer, make_service, model_text, until
 
 
 def best_of(*scripts: list[TokenChoice | int]) -> tuple[Completion, GenerationService, PlayingEngine]:
@@ -297,3 +298,20 @@ def test_the_limits_are_those_of_the_engine_that_is_connected_now() -> None:
             await service.generate("x" * 33, GenerateParameters(max_new_tokens=1))
 
     asyncio.run(main())
+
+
+def test_without_log_probabilities_several_texts_can_be_had_but_not_the_best_of_more() -> None:
+    capabilities = replace(CAPABILITIES, parameters=CAPABILITIES.parameters - {"best_of", "logprobs"})
+    engine = PlayingEngine([97, END], [98, END], capabilities=capabilities)
+
+    async def main() -> list[str]:
+        service = make_service(engine, limits=ServiceLimits(max_best_of=4))
+        for count in (1, 2):
+            with pytest.raises(ValidationError, match="`best_of` is not supported by this server"):
+                await service.choices("a", GenerateParameters(best_of=count + 1, do_sample=True), count)
+        with pytest.raises(ValidationError, match="`best_of` is not supported by this server"):
+            await service.generate("a", TWO)
+        return [finished.text for finished in await service.choices("a", GenerateParameters(do_sample=True), 2)]
+
+    assert asyncio.run(main()) == ["a", "b"]
+    assert len(engine.requests) == 2

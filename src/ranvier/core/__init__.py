@@ -1,6 +1,6 @@
 """Values and ports that both halves share. Imports nothing but the standard library and numpy types."""
 
-from ranvier.core.capabilities import Capabilities
+from ranvier.core.capabilities import ALL_PARAMETERS, Capabilities
 from ranvier.core.events import (
     Event,
     FailEvent,
@@ -20,6 +20,7 @@ from ranvier.core.ports import Constraint, ConstraintFactory, EngineClient, Engi
 from ranvier.core.request import EngineRequest, SamplingParams
 
 __all__ = [
+    "ALL_PARAMETERS",
     "Capabilities",
     "Chunk",
     "Constraint",

@@ -45,7 +45,8 @@ class Grammar:
 class GenerateParameters:
     """TGI's `GenerateParameters` as they came, None where absent, and what the OpenAI API adds.
 
-    `presence_penalty`, and `is_greedy`: the most likely token always, whatever else says how to draw one.
+    `presence_penalty`; `is_greedy`: the most likely token always, whatever else says how to draw one; `logprobs`: the
+    reply is to hold log-probabilities.
     """
 
     best_of: int | None = None
@@ -69,6 +70,7 @@ class GenerateParameters:
     grammar: Grammar | None = None
     adapter_id: str | None = None
     is_greedy: bool = False
+    logprobs: bool = False
 
     @property
     def num_sequences(self) -> int:
@@ -187,19 +189,33 @@ def check_capabilities(parameters: GenerateParameters, capabilities: Capabilitie
         "decoder_input_details": parameters.decoder_input_details,
         "seed": parameters.seed is not None,
         "top_n_tokens": bool(parameters.top_n_tokens),
+        "best_of": parameters.num_sequences > 1,
+        "logprobs": parameters.logprobs,
     }
     refused |= {name: is_used and name not in capabilities.parameters for name, is_used in used.items()}
     for name, is_refused in refused.items():
         if is_refused:
-            raise ValidationError(f"`{name}` is not supported by this server (target {target}); leave it out")
+            raise _unsupported(name, target)
     if parameters.adapter_id is not None:
         _check_adapter(parameters.adapter_id, capabilities.adapters)
     if parameters.grammar is not None and "grammar" not in capabilities.parameters:
         # TGI's words, as where the operator has switched grammars off.
         raise ValidationError("grammar is not supported")
+    if (parameters.top_k or 0) > capabilities.max_top_k:
+        raise ValidationError(f"`top_k` must be > 0 and <= {capabilities.max_top_k}. Given: {parameters.top_k}")
     if (parameters.top_n_tokens or 0) > capabilities.max_top_n_tokens:
         limit = capabilities.max_top_n_tokens
         raise ValidationError(f"`top_n_tokens` must be >= 0 and <= {limit}. Given: {parameters.top_n_tokens}")
+
+
+def check_ranking(capabilities: Capabilities, target: str) -> None:
+    """Which sequence is the best follows from log-probabilities. Raises `ValidationError` where there are none."""
+    if "best_of" not in capabilities.parameters:
+        raise _unsupported("best_of", target)
+
+
+def _unsupported(name: str, target: str) -> ValidationError:
+    return ValidationError(f"`{name}` is not supported by this server (target {target}); leave it out")
 
 
 def _check_adapter(adapter_id: str, loaded: tuple[str, ...]) -> None:

@@ -29,6 +29,7 @@ from ranvier.service.parameters import (
     GenerateParameters,
     ServiceLimits,
     check_best_of,
+    check_ranking,
     check_streamable,
     to_sampling,
 )
@@ -120,6 +121,8 @@ class GenerationService:
         check_best_of(parameters, self.limits)
         self.check_count(count)
         num_sequences = max(count, parameters.num_sequences)
+        if num_sequences > count:
+            check_ranking(self.engine.info.capabilities, self.engine.info.target)
         single = replace(parameters, best_of=None)
         record = self._recorder.begin(_prompt(prompt), parameters, origin)
         finished = await self._sequences(prompt, single, num_sequences, arrived_s, record)
