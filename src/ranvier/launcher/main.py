@@ -18,6 +18,7 @@ commands:
   eval      perplexity on a fixed text and step times, one row for each way to hold the weights
   bench     measure bare steps and the same load over HTTP
   bench-router  measure what a streamed event costs the router
+  cache     look a model up in the Neuron Model Cache; list, pull, push and prune
   plan      say what a model takes and gives on an Inferentia or Trainium instance
   models    print the model families and what is supported on which target
   options   print every option as a Markdown table
@@ -42,6 +43,7 @@ def ranvier() -> None:
         "eval": _eval,
         "bench": _bench,
         "bench-router": _bench_router,
+        "cache": _cache,
         "plan": _plan,
         "models": _models,
         "options": _options,
@@ -108,6 +110,12 @@ def _export(arguments: Sequence[str], prog: str) -> int:
         f"[{manifest.batch_size}, {manifest.sequence_length}], weights {manifest.weights_bytes / 1e6:.0f} MB"
     )
     return 0
+
+
+def _cache(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.launcher.cache import cache_command
+
+    return cache_command(arguments, prog, os.environ)
 
 
 def _plan(arguments: Sequence[str], prog: str) -> int:
