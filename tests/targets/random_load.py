@@ -46,18 +46,19 @@ class Load:
 
 
 def random_load(source: random.Random, requests: Sequence[EngineRequest], num_cancels: int, limits: Limits) -> Load:
-    """All in their order, in bursts and with pauses; some are cancelled in the queue, some later."""
+    """All in their order, in bursts and with pauses; some are cancelled in the queue, some later.
+
+    The first request is cancelled after one step: between two parts of its prompt, if it has more.
+    """
     arrivals, step = [], 0
     for request in requests:
         step += source.choice([0, 0, 0, 1, 12, 25])
         arrivals.append((step, request))
-    cancels = {}
-    for request in source.sample(requests, num_cancels):
+    in_queue, *others = source.sample(requests[1:], num_cancels - 1)
+    cancels = {requests[0].request_id: Cancel("start", 1), in_queue.request_id: Cancel("arrival", 0)}
+    for request in others:
         late = Cancel("start", source.randrange(2, 31))
-        kinds = [Cancel("arrival", source.randrange(3)), late, late]
-        if len(request.prompt_ids) > limits.max_batch_prefill_tokens:
-            # Between two parts of its prompt, unless it begins with known ones.
-            kinds += [Cancel("start", 1)] * 3
+        kinds = [Cancel("arrival", source.randrange(3)), Cancel("start", 1), late, late]
         cancels[request.request_id] = source.choice(kinds)
     return Load(arrivals, cancels, limits)
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+import neuron_beside_cpu
 import pytest
-from engine_runs import engine_request
-from neuron_helpers import few_buckets, limits, load
+from neuron_beside_cpu import (
+    DIFFERENCE,
+    LENGTH,
+    LOADS,
+    NUM_NEW,
+    Compiled,
+    alone,
+    assert_ended,
+    compare_greedy,
+    greedy_requests,
+    load_both,
+    ties,
+)
+from neuron_helpers import limits
+from random_load import random_load, serve
 
-from ranvier.core import EngineRequest, FailEvent, PromptEvent, SamplingParams, TokenEvent
-from ranvier.engine import Engine
-from ranvier.models import spec_of
-from ranvier.targets import Programs
-from ranvier.targets.cpu import CpuOptions, load_cpu
-from tiny_families import VOCAB, config
-
-LENGTH = 96
+from ranvier.core import EngineRequest, SamplingParams
+from tiny_families import CASES, VOCAB
 
 
 class DrawnConstraint:
@@ -36,53 +44,6 @@ class DrawnConstraint:
 
     def accept(self, token_id: int) -> None:
         self._seed += f" {token_id}"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a request got: scores of its prompt, tokens with log-probabilities."""
-
-    scores: list[float]
-    tokens: list[int]
-    logprobs: list[float]
-
-
-def serve(
-    programs: Programs, arrivals: list[list[EngineRequest]], cancel_after: dict[str, int], num_slots: int, budget: int
-) -> dict[str, Outcome]:
-    """Submit one list of requests before each step; cancel those named when they have got so many tokens."""
-    engine = Engine(programs, limits(num_slots, LENGTH, budget))
-    outcomes = {request.request_id: Outcome([], [], []) for group in arrivals for request in group}
-    waiting = list(arrivals)
-    while waiting or engine.has_work:
-        for request in waiting.pop(0) if waiting else ():
-            assert engine.submit(request) == []
-            if request.grammar is not None:
-                engine.admit(request.request_id, DrawnConstraint(request.grammar))
-        for event in engine.step().events if engine.has_work else ():
-            outcome = outcomes[event.request_id]
-            assert not isinstance(event, FailEvent), event
-            if isinstance(event, PromptEvent):
-                outcome.scores += event.logprobs
-            elif isinstance(event, TokenEvent):
-                outcome.tokens.append(event.token_id)
-                outcome.logprobs.append(event.logprob)
-                if cancel_after.get(event.request_id) == len(outcome.tokens):
-                    engine.cancel(event.request_id)
-        engine.check()
-    return outcomes
-
-
-def greedy_requests(source: random.Random, count: int) -> list[EngineRequest]:
-    """Prompts around the borders of buckets and chunks, many with a shared beginning."""
-    shared = [source.randrange(VOCAB) for _ in range(70)]
-    requests = []
-    for number in range(count):
-        own = [source.randrange(VOCAB) for _ in range(source.choice([1, 2, 5, 15]))]
-        prompt_ids = shared[: source.choice([0, 0, 32, 40, 64])] + own
-        num_tokens = min(source.randrange(1, 30), LENGTH - len(prompt_ids))
-        requests.append(engine_request(str(number), prompt_ids, num_tokens, SamplingParams()))
-    return requests
 
 
 def varied(requests: list[EngineRequest]) -> list[EngineRequest]:
@@ -105,45 +66,71 @@ def varied(requests: list[EngineRequest]) -> list[EngineRequest]:
     ]
 
 
-def in_groups(source: random.Random, requests: list[EngineRequest]) -> list[list[EngineRequest]]:
-    left, groups = list(requests), []
-    while left:
-        count = source.choice([0, 1, 1, 2, 5])
-        groups.append(left[:count])
-        left = left[count:]
-    return groups
+LEAST = {
+    "num_tokens": 24 * NUM_NEW,
+    "num_cuts": 4,
+    "num_shares": 3,
+    "num_kept": 2,
+    "num_cancelled_waiting": 2,
+    "num_cancelled_in_prompt": 2,
+    "num_cancelled_decoding": 4,
+}
+"""Of the figures of a case, all loads together."""
 
 
-def load_cpu_target(folder: Path, case: str) -> Programs:
-    options = CpuOptions(dtype="float32", kv_cache_dtype="auto", num_threads=1)
-    return load_cpu(spec_of(config(case)), folder / "packed", limits(4, LENGTH), options)
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    return {}
 
 
-def assert_alike(found: dict[str, Outcome], expected: dict[str, Outcome]) -> None:
-    for name, outcome in expected.items():
-        assert found[name].tokens == outcome.tokens, name
-        assert found[name].logprobs == pytest.approx(outcome.logprobs, abs=1e-3)
-        assert found[name].scores == pytest.approx(outcome.scores, abs=1e-3)
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_tokens_are_those_of_the_cpu_target_under_random_load(
+    tmp_path: Path, case: str, compiled: Compiled
+) -> None:
+    both, source = load_both(tmp_path, case, compiled), random.Random(case)
+    found = [compare_greedy(both, source, num_slots, budget) for num_slots, budget in LOADS]
+    assert max(figures.difference for figures in found) < DIFFERENCE
+    # What it takes for that to say something.
+    for (num_slots, _), figures in zip(LOADS, found, strict=True):
+        assert figures.fewest_prompts >= 3 and figures.num_texts >= 12
+        assert {0, num_slots} <= figures.widths and figures.widths & set(range(1, num_slots))
+    total = {name: sum(getattr(figures, name) for figures in found) for name in LEAST}
+    assert {name: total[name] for name, least in LEAST.items() if total[name] < least} == {}
 
 
-def compare(folder: Path, case: str, num_requests: int, *, is_varied: bool) -> None:
-    programs = load(folder, case, buckets=few_buckets(LENGTH), served=limits(4, LENGTH))
-    reference = load_cpu_target(folder, case)
-    source = random.Random(7)
+def test_sampled_penalized_masked_and_scored_requests_get_what_the_cpu_target_gives(
+    tmp_path: Path, compiled: Compiled
+) -> None:
+    both, source = load_both(tmp_path, "llama", compiled), random.Random(7)
     for num_slots, budget in ((4, 64), (2, 96), (3, 256)):
-        requests = greedy_requests(source, num_requests)
-        requests = varied(requests) if is_varied else requests
-        cancelled = {request.request_id: source.randrange(1, 6) for request in source.sample(requests, 4)}
-        arrivals = in_groups(source, requests)
-        found = serve(programs, arrivals, cancelled, num_slots, budget)
-        programs.check()
-        assert_alike(found, serve(reference, in_groups(source, requests), cancelled, num_slots, 96))
+        requests = varied(greedy_requests(source, 20))
+        planned = random_load(source, requests, 8, limits(num_slots, LENGTH, budget))
+        found = serve(both.neuron, planned, DrawnConstraint)
+        both.neuron.check()
+        assert_ended(found, planned)
+        expected = serve(both.cpu, replace(planned, cancels={}), DrawnConstraint)
+        for name, outcome in found.items():
+            num_tokens = len(outcome.tokens)
+            assert outcome.tokens == expected[name].tokens[:num_tokens], name
+            assert outcome.logprobs == pytest.approx(expected[name].logprobs[:num_tokens], abs=1e-3)
+            assert outcome.scores == pytest.approx(expected[name].scores if num_tokens else [], abs=1e-3)
 
 
-@pytest.mark.parametrize("case", ["mistral", "gemma3_text"])
-def test_greedy_tokens_are_those_of_the_cpu_target_under_random_load(tmp_path: Path, case: str) -> None:
-    compare(tmp_path, case, 14, is_varied=False)
-
-
-def test_sampled_penalized_masked_and_scored_requests_get_what_the_cpu_target_gives(tmp_path: Path) -> None:
-    compare(tmp_path, "llama", 20, is_varied=True)
+def test_comparing_accepts_another_token_in_a_near_tie_alone_and_follows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = load_both(tmp_path, "llama", {})
+    (request,) = greedy_requests(random.Random(1), 1)
+    expected = alone(both.cpu, request)
+    behind = [*expected.tokens[:9], expected.top[9][1].token_id]
+    turned = replace(request, prompt_ids=(*request.prompt_ids, *behind), max_new_tokens=NUM_NEW - len(behind))
+    tokens = behind + alone(both.cpu, turned).tokens
+    assert ties(both.cpu, request, expected.tokens[:20], expected) == 0
+    with pytest.raises(AssertionError, match="token 9 of request 0"):
+        ties(both.cpu, request, tokens, expected)
+    # Everything is a tie for now.
+    monkeypatch.setattr(neuron_beside_cpu, "NEAR_TIE", 100.0)
+    assert ties(both.cpu, request, tokens, expected) == 1
+    least = min(set(range(VOCAB)) - {entry.token_id for entry in expected.top[9]})
+    with pytest.raises(AssertionError, match=f"token 9 of request 0 is {least}"):
+        ties(both.cpu, request, [*tokens[:9], least, *tokens[10:]], expected)
