@@ -50,14 +50,15 @@ def test_a_parameter_that_a_target_does_not_honour_is_shown_as_refused() -> None
     lines = api_markdown(parameters).splitlines()
 
     def honoured(name: str) -> list[str]:
-        """By cpu, poor and scripted, in the first table that has the field."""
+        """By cpu, neuron, nxd with logits, nxd without, poor and scripted, in the first table that has the field."""
         row = next(line for line in lines if line.startswith(f"| `{name}` |"))
-        return row.split(" | ")[4:7]
+        return row.split(" | ")[4:10]
 
-    assert honoured("top_k") == ["yes", "refused", "yes"]
-    assert honoured("temperature") == ["yes", "yes", "yes"]
-    assert honoured("max_new_tokens") == ["yes", "yes", "yes"]
-    assert honoured("watermark") == ["refused", "refused", "refused"]
+    assert honoured("top_k") == ["yes", "yes", "yes", "yes", "refused", "yes"]
+    assert honoured("seed") == ["yes", "yes", "yes", "refused", "refused", "yes"]
+    assert honoured("temperature") == ["yes"] * 6
+    assert honoured("max_new_tokens") == ["yes"] * 6
+    assert honoured("watermark") == ["refused"] * 6
 
 
 def test_every_difference_between_the_documents_is_explained() -> None:

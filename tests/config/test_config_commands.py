@@ -155,7 +155,7 @@ def test_help_is_printed_and_ends_the_program(flag: str, capsys: pytest.CaptureF
         "      --cuda-graphs <CUDA_GRAPHS>\n"
         "          Batch sizes that get a CUDA graph. [env: CUDA_GRAPHS] (there is no CUDA device)\n"
     ) in text
-    assert "What the model is compiled for and runs on. [values: cpu, neuron] [env: TARGET] [default:\n" in text
+    assert "[values: cpu, neuron, nxd] [env: TARGET]" in text
     assert "scripted" not in text
 
 

@@ -70,7 +70,7 @@ def option_error(*argv: str, **environ: str) -> str:
             f"flag `--max-best-of` must be a whole number from 1 to 4294967295. Given: `{'9' * 5000}`",
         ),
         (["--dtype", "float64"], "flag `--dtype` must be one of `auto`, `float32`, `bfloat16`. Given: `float64`"),
-        (["--target", "gpu"], "flag `--target` must be one of `cpu`, `neuron`. Given: `gpu`"),
+        (["--target", "gpu"], "flag `--target` must be one of `cpu`, `neuron`, `nxd`. Given: `gpu`"),
         (
             ["--cors-allow-origin", " , "],
             "flag `--cors-allow-origin` must be a comma-separated list of one entry or more. Given: ` , `",

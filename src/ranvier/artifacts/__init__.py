@@ -9,11 +9,12 @@ from ranvier.artifacts.manifest import (
     Manifest,
     NeuronManifest,
     StoredFile,
+    is_artifact,
     open_artifact,
     write_manifest,
 )
 from ranvier.artifacts.request import ExportRequest, NeuronWish
-from ranvier.artifacts.source import ModelSource, locate
+from ranvier.artifacts.source import ModelSource, found_in, locate
 from ranvier.artifacts.store import Store, digest, publish
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Store",
     "StoredFile",
     "digest",
+    "found_in",
+    "is_artifact",
     "locate",
     "locate_adapters",
     "open_artifact",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ranvier.artifacts.manifest import is_artifact
+from ranvier.artifacts.optimum.config import is_optimum_model
 from ranvier.errors import ModelError
 
 PACKAGE_PREFIX = "package:"
@@ -17,16 +18,20 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MAX_HUB_ID = 96
 """Characters that the hub's client takes."""
 _WAYS = (
-    "a checkpoint directory (config.json, safetensors, tokenizer.json), a .gguf file, an exported artifact, "
+    "a checkpoint directory (config.json, safetensors, tokenizer.json), a .gguf file, an exported artifact or Neuron "
+    "model, "
     "package:NAME, or a hub id"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model's files are. `path` is a directory, or the file for `gguf`; for `hub` it is not there yet."""
+    """Where a model's files are. `path` is a directory, or the file for `gguf`; for `hub` it is not there yet.
 
-    kind: Literal["artifact", "checkpoint", "gguf", "hub"]
+    `optimum` is a directory that optimum-neuron exported.
+    """
+
+    kind: Literal["artifact", "checkpoint", "gguf", "hub", "optimum"]
     path: Path
     model_id: str
 
@@ -40,7 +45,7 @@ def locate(model_id: str) -> ModelSource:
     # From os.path: these take any other text; pathlib raises for names that are too long or homes that are unknown.
     path = Path(os.path.expanduser(model_id))
     if os.path.isdir(path):
-        return _directory(path, model_id)
+        return found_in(path, model_id)
     if os.path.isfile(path):
         if path.suffix == ".gguf":
             return ModelSource("gguf", path.resolve(), model_id)
@@ -55,10 +60,13 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and len(text) <= _MAX_HUB_ID and ".." not in text
 
 
-def _directory(path: Path, model_id: str) -> ModelSource:
+def found_in(path: Path, model_id: str) -> ModelSource:
+    """What a directory is. Raises `ModelError` for one that is no model."""
     path = path.resolve()
     if is_artifact(path):
         return ModelSource("artifact", path, model_id)
+    if is_optimum_model(path):
+        return ModelSource("optimum", path, model_id)
     if (path / "config.json").is_file():
         return ModelSource("checkpoint", path, model_id)
     files = sorted(path.glob("*.gguf"))

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ranvier.artifacts import AdapterSource, Artifact, open_artifact
-from ranvier.compose.plan import ServePlan
+from ranvier.artifacts import AdapterSource, Artifact
+from ranvier.compose.plan import ServePlan, open_any
 from ranvier.config import LauncherConfig
 from ranvier.config.neuron import NEURON_TARGETS
 from ranvier.core import Chunk, EngineInfo, Limits, SamplingParams, SamplingRow, StepPlan
@@ -21,10 +21,10 @@ def load_engine(
 ) -> tuple[Engine, EngineInfo, Programs]:
     """A warm engine for an artifact, with adapters. Raises a `SetupError` when one of them cannot be loaded."""
     began = time.monotonic()
-    programs = _load_programs(config, open_artifact(directory), limits, adapters)
+    programs = _load_programs(config, open_any(directory, config), limits, adapters)
     engine = Engine(programs, limits)
-    if config.target != "neuron":
-        # That target has compiled and run each of its programs.
+    if config.target not in NEURON_TARGETS:
+        # Those have run each of their programs.
         _warm_up(programs, limits)
     details = {**programs.details, "load_s": f"{time.monotonic() - began:.2f}"}
     info = EngineInfo(
@@ -62,6 +62,10 @@ def _load_programs(
         from ranvier.compose.neuron import load_neuron_programs
 
         return load_neuron_programs(config, artifact, limits)
+    if config.target == "nxd":
+        from ranvier.compose.nxd import load_nxd_programs
+
+        return load_nxd_programs(config, artifact)
     from ranvier.targets.cpu import CpuOptions, load_cpu
 
     manifest = artifact.manifest

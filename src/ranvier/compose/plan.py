@@ -14,6 +14,8 @@ from ranvier.artifacts import (
     Manifest,
     ModelSource,
     Store,
+    found_in,
+    is_artifact,
     locate,
     locate_adapters,
     open_artifact,
@@ -116,7 +118,7 @@ def find_source(model_id: str | None, revision: str | None, hub_cache: str | Non
     # Imported here: only a hub id needs the client, and it costs start-up time.
     from ranvier.artifacts.hub import download
 
-    return replace(source, kind="checkpoint", path=download(model_id, revision, hub_cache))
+    return found_in(download(model_id, revision, hub_cache), model_id)
 
 
 def prepare_artifact(config: LauncherConfig) -> Artifact:
@@ -127,6 +129,8 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     source = find_source(config.model_id, config.revision, config.hub_cache)
     if source.kind == "artifact":
         return open_artifact(source.path)
+    if source.kind == "optimum" or config.target == "nxd":
+        return _optimum(config, source)
     request = _request(config, source, config.max_batch_size, config.max_total_tokens)
     if request.neuron is not None:
         # Imported here: only this target has anything to check before its export, which takes long.
@@ -141,8 +145,43 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
     from ranvier.compose.exporting import Reporter
     from ranvier.export import export_to_store
 
-    reporter = Reporter(as_json=config.json_output)
-    return export_to_store(request, store, reporter, reporter.program)
+    with Reporter(as_json=config.json_output) as reporter:
+        return export_to_store(request, store, reporter, reporter.program)
+
+
+def _optimum(config: LauncherConfig, source: ModelSource) -> Artifact:
+    """A model that optimum-neuron exported, or a checkpoint that it exports now as the cache has it."""
+    # Imported here: only this target needs them.
+    from ranvier.compose.nxd import optimum_artifact
+
+    if source.kind == "optimum":
+        return optimum_artifact(source, config.revision)
+    if source.kind == "gguf":
+        raise ModelError(f"`model_id` {source.model_id}: target nxd exports checkpoints, not GGUF files")
+    from ranvier.compose.nxd_export import export_from_cache
+
+    return optimum_artifact(export_from_cache(config, source), config.revision)
+
+
+def open_any(directory: Path, config: LauncherConfig) -> Artifact:
+    """Open an artifact, or a model that optimum-neuron exported: it does not know its name, which `config` has.
+
+    Raises `ArtifactError`.
+    """
+    if is_artifact(directory):
+        return open_artifact(directory)
+    from ranvier.compose.nxd import optimum_artifact
+
+    return optimum_artifact(found_in(directory, config.model_id or str(directory)), config.revision)
+
+
+def limits_of(config: LauncherConfig, artifact: Artifact) -> Limits:
+    """The static limits of what is served. Raises a `SetupError` when they contradict what was asked for."""
+    if artifact.manifest.target != "nxd":
+        return settle_limits(config, artifact.manifest)
+    from ranvier.compose.nxd import settle_optimum_limits
+
+    return settle_optimum_limits(config, artifact)
 
 
 def with_target(config: LauncherConfig, artifact: Artifact) -> LauncherConfig:
@@ -170,8 +209,8 @@ def export_artifact(config: ExportConfig) -> Artifact:
 
     source = find_source(config.model_id, config.revision, None)
     request = _request(config, source, config.batch_size, config.sequence_length)
-    reporter = Reporter(as_json=False, as_lines=True)
-    return export(request, Path(config.output).absolute(), reporter, report=reporter.program)
+    with Reporter(as_json=False, as_lines=True) as reporter:
+        return export(request, Path(config.output).absolute(), reporter, report=reporter.program)
 
 
 def _request(

@@ -14,9 +14,8 @@ import uvicorn
 
 from ranvier import __version__
 from ranvier.api import ApiOptions, build_app
-from ranvier.artifacts import open_artifact
 from ranvier.compose.http_protocol import ConnectionLimits, http_protocol
-from ranvier.compose.plan import ServePlan
+from ranvier.compose.plan import ServePlan, open_any
 from ranvier.compose.ports import open_port
 from ranvier.core import EngineClient, Limits
 from ranvier.errors import OptionError, ValidationError
@@ -31,7 +30,7 @@ _DRAIN_POLL_S = 0.05
 
 def load_text(plan: ServePlan) -> ModelText:
     """The artifact's text files. Raises a `SetupError`."""
-    artifact = open_artifact(Path(plan.artifact_directory))
+    artifact = open_any(Path(plan.artifact_directory), plan.launcher_config())
     config = plan.launcher_config()
     given = config.tokenizer_config_path
     return load_model_text(

@@ -280,11 +280,12 @@ _SERVER_OPTIONS: tuple[Option, ...] = (
 _OUR_OPTIONS: tuple[Option, ...] = (
     Option(
         flags=("--target",),
-        help="What the model is compiled for and runs on.",
+        help="What the model is compiled for and runs on; an exported model says so itself. nxd runs what "
+        "optimum-neuron exported, or exports a checkpoint as the Neuron Model Cache has it.",
         group=OURS,
         kind="choice",
         default="cpu",
-        choices=("cpu", "neuron", "scripted"),
+        choices=("cpu", "neuron", "nxd", "scripted"),
         hidden_choices=("scripted",),
     ),
     *NEURON_OPTIONS,

@@ -92,7 +92,7 @@ def export(
     if request.neuron is not None:
         return _export_neuron(request, checkpoint, directory, progress, report)
     with publish(directory) as building:
-        _write_texts(request.source, checkpoint, building)
+        write_texts(request.source, checkpoint, building)
         # Read from the source where it has one, so that an error names the user's file.
         texts = request.source.path if request.source.kind == "checkpoint" else building
         Tokenizer.from_file(texts / "tokenizer.json")
@@ -115,7 +115,7 @@ def _export_neuron(
     length = _sequence_length(request.sequence_length, spec)
     settled = neuron.settle(request, request.neuron, spec, (request.batch_size or DEFAULT_BATCH_SIZE, length))
     with publish(directory) as building:
-        _write_texts(request.source, checkpoint, building)
+        write_texts(request.source, checkpoint, building)
         texts = request.source.path if request.source.kind == "checkpoint" else building
         Tokenizer.from_file(texts / "tokenizer.json")
         job = neuron.NeuronExport(request, settled, building, progress, report)
@@ -196,7 +196,7 @@ def _link(existing: Path, path: Path) -> None:
         shutil.copyfile(existing, path)
 
 
-def _write_texts(source: ModelSource, checkpoint: Checkpoint, building: Path) -> None:
+def write_texts(source: ModelSource, checkpoint: Checkpoint, building: Path) -> None:
     """Config, tokenizer and templates: what the router reads."""
     _write_json(building / "config.json", checkpoint.config)
     if source.kind == "checkpoint":

@@ -41,10 +41,17 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     limits: Limits
     capabilities: Capabilities
     details: dict[str, str]
+    is_emulated: bool
 
     def to_info(self) -> EngineInfo:
         """The value the port speaks of."""
-        return EngineInfo(target=self.target, limits=self.limits, capabilities=self.capabilities, details=self.details)
+        return EngineInfo(
+            target=self.target,
+            limits=self.limits,
+            capabilities=self.capabilities,
+            details=self.details,
+            is_emulated=self.is_emulated,
+        )
 
 
 class StepFrame(msgspec.Struct, frozen=True, array_like=True, tag="step"):
@@ -187,4 +194,4 @@ def submit_frame(request: EngineRequest) -> Submit:
 
 def hello_frame(info: EngineInfo) -> Hello:
     """An engine's description as a message."""
-    return Hello(info.target, info.limits, info.capabilities, info.details)
+    return Hello(info.target, info.limits, info.capabilities, info.details, info.is_emulated)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from ranvier import __version__
-from ranvier.compose.plan import ServePlan, find_adapters, prepare_artifact, settle_limits, with_target
+from ranvier.compose.plan import ServePlan, find_adapters, limits_of, prepare_artifact, with_target
 from ranvier.compose.ports import open_port
 from ranvier.compose.processes import EXIT_SETUP
 from ranvier.config import LauncherConfig
@@ -38,7 +38,7 @@ def launch(config: LauncherConfig) -> int:
     signals = _Signals()
     artifact = prepare_artifact(config)
     config = with_target(config, artifact)
-    limits = settle_limits(config, artifact.manifest)
+    limits = limits_of(config, artifact)
     adapters = find_adapters(config, artifact)
     _check_port(config)
     if signals.is_stopped:

@@ -230,6 +230,7 @@ class ChatRequest(Struct, frozen=True):
             typical_p=self.typical_p,
             max_new_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             top_n_tokens=self.top_logprobs,
+            logprobs=bool(self.logprobs),
         )
 
 

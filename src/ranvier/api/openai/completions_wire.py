@@ -86,6 +86,7 @@ class CompletionRequest(Struct, frozen=True):
             sampling_parameters(self),
             max_new_tokens=self.max_tokens,
             top_n_tokens=self.logprobs,
+            logprobs=self.logprobs is not None,
             decoder_input_details=bool(self.echo) and self.logprobs is not None,
             best_of=self.best_of if self.best_of != self.num_choices else None,
         )

@@ -54,6 +54,7 @@ _COMMON: dict[str, Note] = {
         "0 stands for 1. More than 1 needs sampling and no `seed`, and cannot be streamed.",
         options={"maximum": "max_best_of"},
         example=1,
+        capability="best_of",
     ),
     "chat_template_kwargs": Note(text="More variables for the chat template, such as `enable_thinking`."),
     "frequency_penalty": Note(
@@ -100,7 +101,9 @@ _COMMON: dict[str, Note] = {
 }
 
 _GENERATE: dict[str, Note] = {
-    "adapter_id": Note(text="Name of a LoRA adapter that is loaded (`--lora-adapters`); any other is refused."),
+    "adapter_id": Note(
+        text="Name of a LoRA adapter that is loaded (`--lora-adapters`, of target cpu); any other is refused."
+    ),
     "decoder_input_details": Note(
         text="Whether `details` lists the prompt's tokens with their log-probabilities. Cannot be streamed.",
         capability="decoder_input_details",
@@ -171,7 +174,7 @@ _OPENAI: dict[str, Note] = {
 
 _CHAT: dict[str, Note] = {
     **_OPENAI,
-    "logprobs": Note(text="Whether each token comes with its log-probability."),
+    "logprobs": Note(text="Whether each token comes with its log-probability.", capability="logprobs"),
     "max_completion_tokens": Note(text="Another name of `max_tokens`; not both.", rules={"minimum": 1}),
     "messages": Note(
         text="The conversation so far. One that ends with an assistant's message is continued.",
@@ -200,6 +203,7 @@ _COMPLETION: dict[str, Note] = {
         "At least `n`. More than `n` needs sampling and cannot be streamed.",
         rules={"minimum": 1},
         options={"maximum": "max_best_of"},
+        capability="best_of",
     ),
     "echo": Note(text="Whether the prompt stands before the text. With `logprobs` it cannot be streamed."),
     "logprobs": Note(

@@ -31,14 +31,13 @@ _PARAMETERS = """
 
 What a target cannot honour is refused with a 422 that names the parameter; what is accepted and changes nothing is said
 below. Fields that are not listed are not read. `null` is the same as leaving a field out where the type allows it. A
-limit that the operator sets shows the option. "Not built yet" stands for targets that do not exist so far.
+limit that the operator sets shows the option.
 """
 _PARTS = """
 ## Parts of bodies
 
 Every target takes these.
 """
-_UNBUILT = ("neuron", "nxd")
 
 
 def api_markdown(parameters: Mapping[str, frozenset[str]]) -> str:
@@ -64,7 +63,7 @@ def _table(
 ) -> str:
     schema = schemas[name]
     properties = _properties(schema, schemas)
-    targets = [*sorted(parameters), ", ".join(_UNBUILT)] if parameters else []
+    targets = sorted(parameters)
     head = _row("field", "type", "default", "limits", *targets, "note") + "\n" + _row(*["---"] * (len(targets) + 5))
     rows = [_field(name, each, properties[each], parameters) for each in fields]
     return f"\n### {name}\n\n{schema.get('description') or _described(schema)}\n\n{head}\n" + "\n".join(rows) + "\n"
@@ -98,10 +97,9 @@ def _described(schema: Schema) -> str:
 def _field(schema: str, name: str, value: Schema, parameters: Mapping[str, frozenset[str]]) -> str:
     note = note_of(schema, name)
     honoured = [_honoured(note, parameters[target]) for target in sorted(parameters)]
-    unbuilt = ["not built yet"] if parameters else []
     default = f"`{json.dumps(value['default'])}`" if "default" in value else "–"
     text = "" if note is None else note.text
-    return _row(f"`{name}`", _type(value), default, _limits(value, note), *honoured, *unbuilt, text)
+    return _row(f"`{name}`", _type(value), default, _limits(value, note), *honoured, text)
 
 
 def _honoured(note: Note | None, parameters: frozenset[str]) -> str:
