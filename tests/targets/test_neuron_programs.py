@@ -10,6 +10,7 @@ from neuron_helpers import few_buckets, jax, limits
 
 from ranvier.errors import OptionError
 from ranvier.models import spec_of
+from ranvier.planner.buckets import SCORED_TOKENS, plan_buckets
 from ranvier.targets.neuron import Buckets, NeuronOptions, Program, ProgramSet, default_buckets, shapes_of
 from tiny_families import config
 
@@ -104,6 +105,13 @@ def test_every_program_can_be_exported_for_the_neuron_platform_where_there_is_no
         text = exported.mlir_module()
         assert ("tf.aliasing_output" in text) == program.has_state, name
         assert set(re.findall(r"\bstablehlo\.(\w+)", text)) <= ALLOWED, name
+
+
+def test_the_plan_counts_the_programs_that_there_are() -> None:
+    planned = plan_buckets(512)
+    buckets = Buckets(prefill=planned.prefill, chunk=planned.chunk, decode=planned.decode, score=SCORED_TOKENS)
+    shapes = shapes_of(spec_of(config("llama")), limits(length=512), NeuronOptions(buckets=buckets))
+    assert len(ProgramSet(shapes).names) == planned.num_programs
 
 
 def test_default_buckets_are_powers_of_two_that_end_with_the_cache() -> None:

@@ -14,11 +14,9 @@ LARGEST_PREFILL = 1024
 against 820 GiB/s, two bytes a weight), so longer programs gain nothing; scores grow with their square, and while they
 run nobody decodes. Longer prompts go in pieces."""
 
-DECODE_KINDS = 3
-"""Decode programs of each bucket: greedy, with every sampling parameter, and with grammar masks as well."""
-
-OTHER_PROGRAMS = 4
-"""Scoring a prompt, copying a prefix from slot to slot, setting token counts, clearing a slot."""
+OTHER_PROGRAMS = 8
+"""Scoring a prompt; four that choose tokens: greedily, with every parameter, with grammar masks too, and a prompt's first;
+copying a prefix from slot to slot, setting token counts, clearing a slot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +30,7 @@ class PlannedBuckets:
     @property
     def num_programs(self) -> int:
         """Programs to compile."""
-        return len(self.prefill) + len(self.chunk) + DECODE_KINDS * len(self.decode) + OTHER_PROGRAMS
+        return len(self.prefill) + len(self.chunk) + len(self.decode) + OTHER_PROGRAMS
 
 
 def cache_length(sequence_length: int) -> int:
