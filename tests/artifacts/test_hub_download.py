@@ -25,16 +25,34 @@ FILES = {
     "model.safetensors": bytes(range(256)) * 40,
     "chat_template.jinja": b"{{ messages }}",
     "pytorch_model.bin": b"pickled",
+    "optimizer.pt": b"pickled",
     "README.md": b"words",
     "onnx/model.onnx": b"graph",
 }
 WANTED = ["chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"]
 GATED = (403, "GatedRepo", "Access to model org/gated is restricted")
+REFUSED = (401, "", "Invalid credentials in Authorization header")
+OLD_COMMIT = "f" * 40
+NEURON = {
+    "neuron_config.json": b"{}",
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.pt": b"programs",
+    "checkpoint/weights/tp0_sharded_checkpoint.safetensors": b"rank 0",
+    "checkpoint/weights/tp1_sharded_checkpoint.safetensors": b"rank 1",
+    "pytorch_model.bin": b"pickled",
+    "README.md": b"words",
+}
 REPOSITORIES = {
     "org/good": Repository(FILES),
     "org/gated": Repository(FILES, errors=dict.fromkeys(FILES, GATED)),
     "org/private": Repository(FILES, token="sesame"),
-    "org/stale-token": Repository(FILES, errors={"info": (401, "", "Invalid credentials in Authorization header")}),
+    "org/stale-token": Repository(FILES, errors={"info": REFUSED}),
+    "org/stale-file": Repository(FILES, errors={"model.safetensors": REFUSED}),
+    "org/closed": Repository(FILES, errors={"info": (403, "", "Your token may not do this")}),
+    "org/busy": Repository(FILES, errors={"info": (429, "", "Too many requests")}),
+    "org/neuron": Repository(NEURON),
+    "org/old": Repository(FILES, others={"v1": (OLD_COMMIT, {"config.json": b"old"})}),
     "org/disabled": Repository(FILES, errors={"info": (403, "", "Access to this resource is disabled.")}),
     "org/down": Repository(FILES, errors={"info": (500, "", "Internal error")}),
     "org/forbidden": Repository(FILES, errors={"model.safetensors": (403, "", "You shall not pass")}),
@@ -43,15 +61,26 @@ REPOSITORIES = {
 }
 NOT_REACHED = "the hub cannot be reached (check `HF_ENDPOINT` and `HF_HUB_OFFLINE`)"
 NOT_HERE = "no such local path, not complete in the hub cache, and"
+CLOSED = (
+    "the hub answered 403 Forbidden: no access with this token, or without one; "
+    "set `HF_TOKEN` to one that may read this"
+)
+WRONG_TOKEN = (
+    "the hub answered 401 Unauthorized: the token is wrong or expired; set `HF_TOKEN` to a valid one, or unset it"
+)
+BUSY = (
+    "the hub answered 429 Too Many Requests: wait some minutes, or set `HF_TOKEN`, with which more requests are allowed"
+)
 
 PROGRAM = """
 import json, sys, time
 time.sleep = lambda seconds: None
-from ranvier.artifacts.hub import download
+from ranvier.artifacts.hub import download, read_file
 from ranvier.errors import ModelError
-for model_id, revision, cache in json.load(sys.stdin):
+for model_id, revision, filename, cache in json.load(sys.stdin):
     try:
-        print(json.dumps(["path", str(download(model_id, revision, cache))]))
+        found = read_file(model_id, revision, filename, cache) if filename else download(model_id, revision, cache)
+        print(json.dumps(["path", str(found)]))
     except ModelError as error:
         print(json.dumps(["error", str(error)]))
 """
@@ -68,11 +97,16 @@ def environment(url: str, home: Path, **more: str) -> dict[str, str]:
     return kept | {"HOME": str(home), "HF_HOME": str(home), "HF_ENDPOINT": url, "NO_PROXY": "*"} | more
 
 
-def downloads(url: str, home: Path, *calls: tuple[str, str | None], cache: str | None = None, **env: str) -> list[Any]:
-    """`["path", snapshot]` or `["error", message]` for each `(model id, revision)`, all in one process."""
+def downloads(
+    url: str, home: Path, *calls: tuple[str, str | None], cache: str | None = None, file: str | None = None, **env: str
+) -> list[Any]:
+    """`["path", snapshot]` or `["error", message]` for each `(model id, revision)`, all in one process.
+
+    With a `file`, that file alone is read.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=json.dumps([[*call, cache] for call in calls]),
+        input=json.dumps([[*call, file, cache] for call in calls]),
         env=environment(url, home, **env),
         capture_output=True,
         text=True,
@@ -131,8 +165,12 @@ def test_each_thing_that_goes_wrong_has_its_line(server: HubServer, tmp_path: Pa
         ("org/good", "v9"): "the repository has no such revision",
         ("org/gated", None): "the repository is gated; accept its terms on the hub and set `HF_TOKEN`",
         ("org/disabled", None): f"{NOT_HERE} the hub answered 403 Forbidden",
+        ("org/closed", None): f"{NOT_HERE} {CLOSED}",
+        ("org/busy", None): f"{NOT_HERE} {BUSY}",
+        ("org/stale-token", None): WRONG_TOKEN,
+        ("org/stale-file", None): WRONG_TOKEN,
         ("org/down", None): f"{NOT_HERE} the hub answered 500 Internal Server Error",
-        ("org/forbidden", None): f"{NOT_HERE} the hub answered 403 Forbidden",
+        ("org/forbidden", None): f"{NOT_HERE} {CLOSED}",
     }
     found = downloads(server.url, tmp_path, *wanted)
 
@@ -144,7 +182,6 @@ def test_each_thing_that_goes_wrong_has_its_line(server: HubServer, tmp_path: Pa
 
 def test_what_the_client_says_itself_is_cut_to_one_line(server: HubServer, tmp_path: Path) -> None:
     wanted: dict[tuple[str, str | None], str] = {
-        ("org/stale-token", None): "HfHubHTTPError: .*401.*",
         ("org/vanished", None): "RemoteEntryNotFoundError: 404 Client Error.*",
         ("org/broken", None): r"RemoteProtocolError: .*received 5120 bytes, expected 10240.*",
         ("a--b", None): "HFValidationError: .*'a--b'.*",
@@ -213,6 +250,110 @@ def test_without_a_connection_the_cache_is_used(server: HubServer, tmp_path: Pat
     found = downloads(url, tmp_path, ("org/good", None), ("org/none", None))
 
     assert found == [online[0], ["error", f"`model_id` org/none: {NOT_HERE} {NOT_REACHED}"]]
+
+
+def test_a_neuron_model_brings_its_programs_and_no_pickles(server: HubServer, tmp_path: Path) -> None:
+    ((kind, path),) = downloads(server.url, tmp_path, ("org/neuron", None))
+    offline = downloads(server.url, tmp_path, ("org/neuron", None), HF_HUB_OFFLINE="1")
+
+    assert kind == "path"
+    assert files_in(path) == sorted(NEURON.keys() - {"pytorch_model.bin", "README.md"})
+    assert (Path(path) / "model.pt").read_bytes() == b"programs"
+    assert offline == [["path", path]]
+
+
+def test_a_branch_gives_its_own_files(server: HubServer, tmp_path: Path) -> None:
+    (_, new), (_, old), (_, commit) = downloads(
+        server.url, tmp_path, ("org/old", None), ("org/old", "v1"), ("org/old", OLD_COMMIT)
+    )
+
+    assert (Path(new).name, Path(old).name) == (COMMIT, OLD_COMMIT)
+    assert commit == old
+    assert files_in(old) == ["config.json"]
+    assert (Path(old) / "config.json").read_bytes() == b"old"
+
+
+def test_a_wrong_token_is_told_from_a_missing_one(server: HubServer, tmp_path: Path) -> None:
+    found = downloads(server.url, tmp_path, ("org/private", None), ("org/gated", None), HF_TOKEN="open")
+    file = downloads(server.url, tmp_path, ("org/stale-file", None), file="model.safetensors", HF_TOKEN="open")
+
+    assert found == [
+        [
+            "error",
+            "`model_id` org/private: no such local path, and no such repository on the hub "
+            "(this `HF_TOKEN` may not see a private one)",
+        ],
+        [
+            "error",
+            "`model_id` org/gated: the repository is gated and the token's account has no access; accept its terms on "
+            "the hub with that account, or set another `HF_TOKEN`",
+        ],
+    ]
+    assert file == [["error", f"`model_id` org/stale-file: {WRONG_TOKEN}"]]
+
+
+def test_one_file_can_be_read_alone(tmp_path: Path) -> None:
+    with hub_server({"org/good": Repository(FILES)}) as server:
+        ((kind, path),) = downloads(server.url, tmp_path, ("org/good", None), file="config.json")
+        fetched = {request.partition(" ")[2] for request in server.requests if " org/good/" in request}
+        offline = downloads(server.url, tmp_path, ("org/good", None), file="config.json", HF_HUB_OFFLINE="1")
+        absent = downloads(server.url, tmp_path, ("org/good", None), ("org/good", "v9"), file="none.json")
+
+    assert (kind, Path(path).read_bytes()) == ("path", FILES["config.json"])
+    assert fetched == {"org/good/resolve/main/config.json"}
+    assert offline == [["path", path]]
+    assert absent == [
+        ["error", "`model_id` org/good: the repository has no file `none.json`"],
+        ["error", "`model_id` org/good at revision v9: the repository has no such revision"],
+    ]
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The client writes 10 MiB at a time, and resumes after what it has written."""
+    weights = bytes(24 << 20)
+    with hub_server({"org/cut": Repository({"model.safetensors": weights}, cuts={"model.safetensors": 2})}) as server:
+        ((kind, path),) = downloads(server.url, tmp_path, ("org/cut", None))
+
+    assert kind == "path"
+    assert (Path(path) / "model.safetensors").read_bytes() == weights
+    assert server.ranges == [f"bytes={10 << 20}-"] * 2
+
+
+def test_a_busy_hub_is_asked_again(tmp_path: Path) -> None:
+    tree = {f"{number}.json": b"{}" for number in range(3)}
+    with hub_server({"org/busy": Repository(tree, others={"v1": (OLD_COMMIT, tree)}, busy=2)}) as server:
+        ((kind, path),) = downloads(server.url, tmp_path, ("org/busy", OLD_COMMIT))
+
+    assert kind == "path"
+    assert files_in(path) == sorted(tree)
+
+
+def test_after_a_failed_download_only_what_is_missing_is_fetched(tmp_path: Path) -> None:
+    with hub_server({"org/model": Repository(FILES, broken=frozenset({"model.safetensors"}))}) as server:
+        ((failed, _),) = downloads(server.url, tmp_path, ("org/model", None))
+        ((offline, message),) = downloads(server.url, tmp_path, ("org/model", None), HF_HUB_OFFLINE="1")
+    with hub_server({"org/model": Repository(FILES)}) as server:
+        ((kind, path),) = downloads(server.url, tmp_path, ("org/model", None))
+        fetched = [request for request in server.requests if request.startswith("GET org/")]
+
+    assert (failed, offline, kind) == ("error", "error", "path")
+    assert message == f"`model_id` org/model: {NOT_HERE} {NOT_REACHED}"
+    assert fetched == [f"GET org/model/resolve/{COMMIT}/model.safetensors"]
+    assert files_in(path) == WANTED
+
+
+def test_what_killed_downloads_left_goes_when_nobody_writes_it(server: HubServer, tmp_path: Path) -> None:
+    ((_, path),) = downloads(server.url, tmp_path, ("org/good", None))
+    blobs = Path(path).parent.parent / "blobs"
+    stale, alive = blobs / "a.1.incomplete", blobs / "b.2.incomplete"
+    for file in (stale, alive):
+        file.write_bytes(b"half")
+    os.utime(stale, (0, 0))
+    again = downloads(server.url, tmp_path, ("org/good", None))
+
+    assert again == [["path", path]]
+    assert (stale.exists(), alive.exists()) == (False, True)
+    assert files_in(path) == WANTED
 
 
 def test_a_cache_that_cannot_be_written_has_its_line(server: HubServer, tmp_path: Path) -> None:

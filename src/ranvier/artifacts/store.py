@@ -35,7 +35,8 @@ def digest(fields: Mapping[str, str]) -> str:
 def publish(directory: Path) -> Iterator[Path]:
     """Give a temporary sibling to build in; on success it becomes `directory` in one rename, else it is removed.
 
-    Siblings that crashed exporters left are removed too. Raises `ArtifactError` when `directory` exists and is not empty, or cannot be written.
+    Siblings that crashed exporters left are removed too. Raises `ArtifactError` when `directory` exists and is not
+    empty, or cannot be written.
     """
     _refuse_taken(directory)
     try:
