@@ -36,6 +36,13 @@ def test_a_process_does_not_load_the_other_half(module: str, forbidden: set[str]
     assert not loaded_by(module) & forbidden
 
 
+def test_an_engine_beside_optimum_neuron_needs_few_packages_of_ours() -> None:
+    """Those of `ENGINE_PACKAGES` in docker/Dockerfile.nxd: its environment has a hub client and more of its own."""
+    third_party = {"httptools", "huggingface_hub", "jax", "jinja2", "openvino", "safetensors", "starlette", "tokenizers"}
+    for module in ("ranvier.launcher.child", "ranvier.compose.nxd", "ranvier.targets.nxd.optimum"):
+        assert not loaded_by(module) & (third_party | {"gguf", "rich", "uvicorn", "uvloop"})
+
+
 def test_the_base_install_needs_no_torch_jax_or_transformers() -> None:
     for module in ("ranvier.compose.router", "ranvier.compose.engine", "ranvier.export", "ranvier.artifacts.hub"):
         assert not loaded_by(module) & {"torch", "jax", "transformers"}

@@ -114,6 +114,7 @@ def test_everything_has_a_default() -> None:
         otlp_service_name="text-generation-inference.router",
         target="cpu",
         num_threads=None,
+        engine_python=None,
         single_process=False,
         num_cores=None,
         auto_cast_type=None,

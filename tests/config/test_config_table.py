@@ -23,7 +23,7 @@ HONOURED_FLAGS = """
 --payload-limit --disable-grammar-support
 --hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g
 --json-output --log-level --log-colorize --log-prompts --otlp-endpoint --otlp-service-name
---target --num-cores --auto-cast-type --emulate-neuron --num-threads --sampling-defaults --single-process
+--target --num-cores --auto-cast-type --emulate-neuron --num-threads --sampling-defaults --engine-python --single-process
 --artifact-cache --env -e --help -h --version -V
 """.split()
 
@@ -105,6 +105,8 @@ def test_a_variable_is_the_flag_in_upper_case_unless_the_row_says_otherwise() ->
         "quantize": ("QUANTIZE", "HF_MODEL_QUANTIZE"),
         "port": ("AIP_HTTP_PORT", "PORT"),
         "artifact_cache": ("RANVIER_CACHE",),
+        "max_batch_size": ("MAX_BATCH_SIZE", "HF_BATCH_SIZE"),
+        "max_total_tokens": ("MAX_TOTAL_TOKENS", "HF_SEQUENCE_LENGTH"),
         "num_cores": ("HF_NUM_CORES",),
         "auto_cast_type": ("HF_AUTO_CAST_TYPE",),
         "env": (),

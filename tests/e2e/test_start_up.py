@@ -185,3 +185,22 @@ def test_the_launcher_takes_serve_as_its_first_argument(tmp_path: Path) -> None:
     """Managed platforms start containers so; the variable names the model."""
     code, output = launch_and_fail(tmp_path, "serve", HF_MODEL_ID=os.fspath(tmp_path / "gone"))
     assert code == 1 and "gone" in output
+
+
+def test_the_engine_runs_under_the_interpreter_that_is_named(tmp_path: Path) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/started\nexec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    arguments = ("--target", "scripted", "--engine-python", str(interpreter))
+    with serving(tmp_path, str(checkpoint(tmp_path)), *arguments) as server:
+        assert server.generate("hello", max_new_tokens=2)["generated_text"]
+    assert (tmp_path / "started").read_text() == "-m ranvier.launcher.child engine\n"
+
+
+def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
+    model = str(checkpoint(tmp_path))
+    arguments = ("--model-id", model, "--target", "scripted", "--engine-python")
+    assert f"`engine_python` must be the path of an interpreter. Given: {tmp_path}" in fails(
+        tmp_path, *arguments, str(tmp_path)
+    )
+    assert "contradict each other" in fails(tmp_path, *arguments, sys.executable, "--single-process")

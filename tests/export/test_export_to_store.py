@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from export_requests import MODEL, request
 
 from ranvier.artifacts import Artifact, Store, digest
+from ranvier.errors import ModelError
 from ranvier.export import export_to_store
 from tiny_checkpoints import write_checkpoint
 
@@ -33,6 +35,13 @@ def in_store(store: Store, path: Path, **changes: Any) -> tuple[Artifact, int]:
     seen: list[int] = []
     artifact = export_to_store(request(path, **changes), store, lambda done, total: seen.append(done))
     return artifact, len(seen)
+
+
+def test_a_checkpoint_that_has_vanished_is_said_to_be_gone(checkpoint: Path) -> None:
+    asked = request(checkpoint)
+    shutil.rmtree(checkpoint)
+    with pytest.raises(ModelError, match="cannot read .*checkpoint: No such file or directory"):
+        asked.key()
 
 
 def test_the_second_start_finds_what_the_first_one_made(store: Store, checkpoint: Path) -> None:

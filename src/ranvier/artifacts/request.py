@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ranvier.artifacts.source import ModelSource
+from ranvier.errors import ModelError
 
 PACKING = "2"
 """Raised when the same options give another weights file, so that stored ones are not taken for it."""
@@ -83,9 +84,11 @@ class ExportRequest:
 
 def _identity(source: ModelSource) -> str:
     """The files by name, size and time of change: cheap, and different after any usual edit."""
-    if source.path.is_dir():
-        files = sorted(path for path in source.path.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
-    else:
-        files = [source.path]
-    stats = [(path, path.stat()) for path in files]
+    suffixes, files = (".json", ".safetensors", ".jinja"), [source.path]
+    try:
+        if source.path.is_dir():
+            files = sorted(path for path in source.path.iterdir() if path.suffix in suffixes)
+        stats = [(path, path.stat()) for path in files]
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from None
     return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)

@@ -66,6 +66,7 @@ class LauncherConfig:
     auto_cast_type: str | None
     emulate_neuron: bool
     num_threads: int | None
+    engine_python: str | None
     single_process: bool
     sampling_defaults: str
     artifact_cache: str

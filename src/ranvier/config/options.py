@@ -114,6 +114,7 @@ _PRECISION_OPTIONS: tuple[Option, ...] = (
 _LIMIT_OPTIONS: tuple[Option, ...] = (
     Option(
         flags=("--max-batch-size",),
+        env=("MAX_BATCH_SIZE", "HF_BATCH_SIZE"),
         help="Number of slots: requests that are worked on together.",
         group=LIMITS,
         kind="whole",
@@ -142,6 +143,7 @@ _LIMIT_OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         flags=("--max-total-tokens",),
+        env=("MAX_TOTAL_TOKENS", "HF_SEQUENCE_LENGTH"),
         help="Longest sequence in tokens, prompt and output together.",
         group=LIMITS,
         kind="whole",
@@ -305,6 +307,15 @@ _OUR_OPTIONS: tuple[Option, ...] = (
         kind="choice",
         default="none",
         choices=("none", "model"),
+    ),
+    Option(
+        flags=("--engine-python",),
+        help="Python interpreter of the engine process, for a target whose libraries do not go with the router's; "
+        "Ranvier must be installed there too. Programs beside it, such as optimum-cli, are taken from there.",
+        group=OURS,
+        kind="path",
+        metavar="PATH",
+        default_text="the launcher's",
     ),
     Option(
         flags=("--single-process",),

@@ -19,6 +19,7 @@ from ranvier.compose.plan import ServePlan, find_adapters, limits_of, prepare_ar
 from ranvier.compose.ports import open_port
 from ranvier.compose.processes import EXIT_SETUP
 from ranvier.config import LauncherConfig
+from ranvier.errors import OptionError
 from ranvier.observability import set_up_logs
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def launch(config: LauncherConfig) -> int:
     """Serve until a signal. Returns the exit code; raises a `SetupError` when start-up cannot go on."""
     set_up_logs(config.log_level, as_json=config.json_output, process="launcher", colorize=config.log_colorize)
     _report(config)
+    _check_engine_python(config)
     signals = _Signals()
     artifact = prepare_artifact(config)
     config = with_target(config, artifact)
@@ -54,6 +56,15 @@ def launch(config: LauncherConfig) -> int:
         if config.single_process:
             return _single(plan, signals)
         return Supervisor(plan, signals, config.graceful_termination_timeout).run()
+
+
+def _check_engine_python(config: LauncherConfig) -> None:
+    if config.engine_python is None:
+        return
+    if config.single_process:
+        raise OptionError("`engine_python` and `single_process` contradict each other; leave one of them out")
+    if not os.access(config.engine_python, os.X_OK) or os.path.isdir(config.engine_python):
+        raise OptionError(f"`engine_python` must be the path of an interpreter. Given: {config.engine_python}")
 
 
 def _check_port(config: LauncherConfig) -> None:
@@ -105,6 +116,7 @@ class Supervisor:
 
     def __init__(self, plan: ServePlan, signals: _Signals, timeout_s: float) -> None:
         self._plan = plan
+        self._engine_python = plan.launcher_config().engine_python
         self._signals = signals
         self._timeout_s = timeout_s
         self._num_restarts = 0
@@ -165,7 +177,8 @@ class Supervisor:
         return self._start("engine")
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "ranvier.launcher.child", role], stdin=subprocess.PIPE)
+        python = (self._engine_python if role == "engine" else None) or sys.executable
+        process = subprocess.Popen([python, "-m", "ranvier.launcher.child", role], stdin=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(self._plan.to_json() + b"\n")
         process.stdin.flush()
