@@ -18,6 +18,7 @@ from ranvier.neuron_host import (
     NeuronHost,
     acquire,
     compile_target,
+    core_environment,
     discover,
     format_cores,
     jax_environment,
@@ -51,8 +52,9 @@ def load_neuron_programs(
     if host is None:
         _log.warning("the Neuron target is emulated on this machine's processor: for trying it out, not for speed")
         return _load(artifact, manifest, limits)
+    os.environ |= core_environment(host, manifest.num_cores)
     # The runtime takes cores with the first use of the devices, and may find them not released yet.
-    cores = format_cores(host.choice.ids or range(manifest.num_cores))
+    cores = format_cores((host.choice.ids or range(host.num_cores))[: manifest.num_cores])
     return acquire(lambda: _load(artifact, manifest, limits), cores, report=_log.warning)
 
 

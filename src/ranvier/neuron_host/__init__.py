@@ -16,7 +16,7 @@ from ranvier.neuron_host.chips import (
 from ranvier.neuron_host.compilers import compile_target, neuron_compiler_version, xla_version
 from ranvier.neuron_host.cores import CoreChoice, format_cores, parse_cores, read_core_choice, read_lnc
 from ranvier.neuron_host.discovery import INSTANCE_VARIABLES, discover, version_conflict
-from ranvier.neuron_host.environment import COMPILE_CACHE, jax_environment
+from ranvier.neuron_host.environment import COMPILE_CACHE, core_environment, jax_environment
 from ranvier.neuron_host.host import NeuronDevice, NeuronHost
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "acquire",
     "chip_of",
     "compile_target",
+    "core_environment",
     "discover",
     "find_holders",
     "format_cores",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ranvier.neuron_host.cores import NUM_CORES, VISIBLE_CORES, format_cores
+from ranvier.neuron_host.host import NeuronHost
+
 COMPILE_CACHE = "NEURON_COMPILE_CACHE_URL"
 
 
@@ -34,3 +37,15 @@ def jax_environment(
         if emulated_cores is None:
             added[COMPILE_CACHE] = environ.get(COMPILE_CACHE) or str(cache / "neuronx-cc")
     return added
+
+
+def core_environment(host: NeuronHost, num_cores: int) -> dict[str, str]:
+    """What to set so that this process takes `num_cores` cores and leaves the others to other engines.
+
+    Without it the runtime gives a process every core that it may have. Cores that the environment names stay the ones
+    that are taken, from the first on.
+    """
+    if host.choice.ids is None:
+        return {NUM_CORES: str(num_cores)}
+    # The runtime takes these two together only where they agree.
+    return {VISIBLE_CORES: format_cores(host.choice.ids[:num_cores]), NUM_CORES: str(num_cores)}
