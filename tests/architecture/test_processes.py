@@ -25,6 +25,7 @@ def loaded_by(module: str) -> set[str]:
     ("module", "forbidden"),
     [
         ("ranvier.compose.router", DEVICE),
+        ("ranvier.compose.nxd_directory", DEVICE),
         ("ranvier.ipc.client", DEVICE),
         ("ranvier.compose.engine", HTTP | {"tokenizers"}),
         ("ranvier.targets.cpu", HTTP | {"tokenizers"}),
@@ -38,7 +39,16 @@ def test_a_process_does_not_load_the_other_half(module: str, forbidden: set[str]
 
 def test_an_engine_beside_optimum_neuron_needs_few_packages_of_ours() -> None:
     """Those of `ENGINE_PACKAGES` in docker/Dockerfile.nxd: its environment has a hub client and more of its own."""
-    third_party = {"httptools", "huggingface_hub", "jax", "jinja2", "openvino", "safetensors", "starlette", "tokenizers"}
+    third_party = {
+        "httptools",
+        "huggingface_hub",
+        "jax",
+        "jinja2",
+        "openvino",
+        "safetensors",
+        "starlette",
+        "tokenizers",
+    }
     for module in ("ranvier.launcher.child", "ranvier.compose.nxd", "ranvier.targets.nxd.optimum"):
         assert not loaded_by(module) & (third_party | {"gguf", "rich", "uvicorn", "uvloop"})
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from optimum_entries import put
 
+from optimum_entries import put
 from ranvier.artifacts.optimum import (
     LocalRepository,
     Module,

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from optimum_entries import neuron
 
+from optimum_entries import neuron
 from ranvier.artifacts.optimum import (
     OptimumConfig,
     Wish,

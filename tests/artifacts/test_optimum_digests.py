@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from optimum_configs import CASES, NEURON
 
+from optimum_configs import CASES, NEURON
 from ranvier.artifacts.optimum import (
     arch_digest,
     architecture,

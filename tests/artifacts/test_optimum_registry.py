@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+
 from optimum_configs import CASES
 from optimum_entries import COMPILER, LLAMA, MODEL, REGISTRY, entry, neuron, put, put_entry, text_of
-
 from ranvier.artifacts.optimum import (
     BadEntry,
     CacheEntry,

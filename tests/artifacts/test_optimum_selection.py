@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from optimum_configs import CASES
 from optimum_entries import entry
-
 from ranvier.artifacts.optimum import CacheEntry, Wish, architecture, consider
 
 SOURCES = {

@@ -14,9 +14,8 @@ from ranvier.artifacts import ModelSource, locate, write_manifest
 from ranvier.errors import ModelError
 
 WAYS = (
-    "give a checkpoint directory (config.json, safetensors, tokenizer.json), a .gguf file, an exported artifact or Neuron "
-    "model, "
-    "package:NAME, or a hub id"
+    "give a checkpoint directory (config.json, safetensors, tokenizer.json), a .gguf file, an exported artifact or "
+    "Neuron model, package:NAME, or a hub id"
 )
 
 

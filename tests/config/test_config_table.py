@@ -23,8 +23,8 @@ HONOURED_FLAGS = """
 --payload-limit --disable-grammar-support
 --hostname --port -p --validation-workers --api-key --cors-allow-origin --graceful-termination-timeout -g
 --json-output --log-level --log-colorize --log-prompts --otlp-endpoint --otlp-service-name
---target --num-cores --auto-cast-type --emulate-neuron --num-threads --sampling-defaults --engine-python --single-process
---artifact-cache --env -e --help -h --version -V
+--target --num-cores --auto-cast-type --emulate-neuron --num-threads --sampling-defaults --engine-python
+--single-process --artifact-cache --env -e --help -h --version -V
 """.split()
 
 IGNORED_FLAGS = """
@@ -95,6 +95,8 @@ def test_every_choice_is_written_in_lower_case_and_what_is_taken_is_one_of_them(
     assert [choice.lower() for choice in option.choices] == list(option.choices)
     if option.kind == "choice":
         assert {*option.takes, *option.hidden_choices} <= {*option.choices}
+    assert {choice for _, choice in option.synonyms} <= {*option.choices}
+    assert all(text.islower() and text not in option.choices for text, _ in option.synonyms)
 
 
 def test_a_variable_is_the_flag_in_upper_case_unless_the_row_says_otherwise() -> None:

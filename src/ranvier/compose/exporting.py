@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ranvier.export.program_runs import ProgramProgress
@@ -33,6 +34,15 @@ class Reporter:
         self._began_s = time.monotonic()
         self._last_s = 0.0
         self._display: ProgramDisplay | None = None
+
+    def __enter__(self) -> Reporter:
+        """Itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """End the display, whatever became of the export."""
+        if self._display is not None:
+            self._display.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """Show it; the last call always does."""

@@ -63,6 +63,11 @@ def _host(manifest: NeuronManifest, root: Path) -> NeuronHost:
     for line in host.describe():
         _log.info("neuron host: %s", line)
     host.require_cores(manifest.num_cores)
+    if neuron_compiler_version() is None:
+        raise SetupError(
+            "target neuron needs the Neuron plug-in for JAX: pip install jax-neuronx[stable] with AWS's index, or use "
+            "the image of docker/Dockerfile.neuron"
+        )
     return host
 
 

@@ -8,6 +8,7 @@ from ranvier.artifacts import NeuronWish
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.errors import OptionError
 from ranvier.neuron_host import NeuronHost, chip_of, compile_target, discover
+from ranvier.planner import INSTANCES
 
 _BY_DTYPE = {"auto": "bf16", "bfloat16": "bf16", "float32": "fp32"}
 
@@ -31,10 +32,15 @@ def neuron_wish(config: LauncherConfig | ExportConfig, root: Path = Path("/")) -
     return NeuronWish(
         num_cores=config.num_cores,
         auto_cast_type=cast_type,
-        instance=instance or host.instance_type,
+        instance=instance or _planned_instance(host),
         lnc=lnc or (host.lnc if host.chip else None),
         compile_for="neuron" if _can_compile(host, instance) else None,
     )
+
+
+def _planned_instance(host: NeuronHost) -> str | None:
+    """The instance type of the host, where it can be planned for: a new one may serve all the same."""
+    return host.instance_type if host.instance_type in {instance.name for instance in INSTANCES} else None
 
 
 def _can_compile(host: NeuronHost, instance: str | None) -> bool:

@@ -152,15 +152,16 @@ def prepare_artifact(config: LauncherConfig) -> Artifact:
 def _optimum(config: LauncherConfig, source: ModelSource) -> Artifact:
     """A model that optimum-neuron exported, or a checkpoint that it exports now as the cache has it."""
     # Imported here: only this target needs them.
-    from ranvier.compose.nxd import optimum_artifact
-
     if source.kind == "optimum":
-        return optimum_artifact(source, config.revision)
+        from ranvier.compose.nxd_directory import optimum_artifact, with_texts
+
+        return optimum_artifact(with_texts(config, source), config.revision)
     if source.kind == "gguf":
         raise ModelError(f"`model_id` {source.model_id}: target nxd exports checkpoints, not GGUF files")
-    from ranvier.compose.nxd_export import export_from_cache
+    from ranvier.compose.nxd_export import check_nxd_host, export_from_cache
 
-    return optimum_artifact(export_from_cache(config, source), config.revision)
+    check_nxd_host(config)
+    return export_from_cache(config, source)
 
 
 def open_any(directory: Path, config: LauncherConfig) -> Artifact:
@@ -170,7 +171,7 @@ def open_any(directory: Path, config: LauncherConfig) -> Artifact:
     """
     if is_artifact(directory):
         return open_artifact(directory)
-    from ranvier.compose.nxd import optimum_artifact
+    from ranvier.compose.nxd_directory import optimum_artifact
 
     return optimum_artifact(found_in(directory, config.model_id or str(directory)), config.revision)
 
@@ -204,6 +205,11 @@ def find_adapters(config: LauncherConfig, artifact: Artifact) -> tuple[AdapterSo
 
 def export_artifact(config: ExportConfig) -> Artifact:
     """Carry out `ranvier export`. Raises a `SetupError`."""
+    if config.target == "nxd":
+        raise OptionError(
+            "`target` nxd: such models are exported by `optimum-cli export neuron`, or by `ranvier serve --target nxd` "
+            "as the Neuron Model Cache has them; give `--target neuron` to export without optimum-neuron"
+        )
     from ranvier.compose.exporting import Reporter
     from ranvier.export import export
 

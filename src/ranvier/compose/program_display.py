@@ -27,16 +27,23 @@ class ProgramDisplay:
             expected = f"of about {progress.expected_s:.0f} s" if progress.expected_s is not None else ""
             self._at_work[progress.name] = live.add_task(f"  {progress.name}", total=None, note=expected)
         else:
-            live.remove_task(self._at_work.pop(progress.name))
+            # What a process died of before it began with a program has no line.
+            if progress.name in self._at_work:
+                live.remove_task(self._at_work.pop(progress.name))
             live.update(self._bar, completed=progress.done)
-            live.console.print(_line(progress), highlight=False)
+            live.console.print(_line(progress), highlight=False, markup=False)
         if progress.done == progress.total:
-            live.stop()
+            self.stop()
+
+    def stop(self) -> None:
+        """End the display where it is, and give the terminal its cursor back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
     def _live(self, progress: ProgramProgress) -> Progress:
         if self._progress is None or progress.job != self._job:
-            if self._progress is not None:
-                self._progress.stop()
+            self.stop()
             self._job, self._at_work = progress.job, {}
             columns = ("{task.description}", BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
             self._progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranvier.errors import OptionError
 from ranvier.export.process_memory import host_bytes
 from ranvier.neuron_host import compile_target, discover, neuron_compiler_version, xla_version
 from ranvier.planner.memory import COMPILE_BASE_BYTES, HOST_BASE_BYTES
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +30,9 @@ class Compiler:
 
 
 def find_compiler(compile_for: str | None, root: Path = Path("/")) -> Compiler | None:
-    """The compiler for `cpu` or `neuron`; None where nothing is to be compiled.
+    """The compiler for `cpu` or `neuron`; None where nothing is to be compiled, and on a host without it.
 
-    Raises `OptionError` when there is no device of that kind, or no compiler for it.
+    Raises `OptionError` when there is no device of that kind.
     """
     if compile_for is None:
         return None
@@ -41,7 +43,8 @@ def find_compiler(compile_for: str | None, root: Path = Path("/")) -> Compiler |
     host.require_cores(1)
     version = neuron_compiler_version()
     if version is None:
-        raise OptionError("`target` neuron: this host has a device and no compiler; pip install jax-neuronx[stable]")
+        _log.warning("no Neuron compiler is installed here, so nothing is compiled; pip install jax-neuronx[stable]")
+        return None
     return Compiler(
         platform="neuron",
         version=version,

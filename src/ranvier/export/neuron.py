@@ -20,10 +20,11 @@ from ranvier.core import Limits
 from ranvier.errors import OptionError, SetupError
 from ranvier.export.compilers import Compiler, find_compiler
 from ranvier.export.orders import ProgramOrder
+from ranvier.export.process_memory import host_bytes
 from ranvier.export.program_runs import ProgramRuns, Report
 from ranvier.models import Checkpoint, DecoderSpec, WeightPlan, held_weights
 from ranvier.models.packing import Progress
-from ranvier.neuron_host import CastType, jax_environment
+from ranvier.neuron_host import CastType, core_environment, discover, jax_environment
 from ranvier.planner import Plan, Wish, find_instance, make_plan
 from ranvier.planner.buckets import SCORED_TOKENS, PlannedBuckets, cache_length, plan_buckets
 
@@ -103,8 +104,9 @@ class NeuronExport:
         Raises `CompileError` when a program cannot be made and `SetupError` where JAX is missing.
         """
         compiler = find_compiler(self._wish.compile_for)
-        if self._settled.plan is not None and compiler is not None:
-            self._settled.plan.require_compile()
+        here = plan_here(self._settled.plan, compiler)
+        if here is not None:
+            here.require_compile()
         unnamed = self._manifest(())
         names = self._write_weights(checkpoint, spec, unnamed)
         manifest = replace(unnamed, programs=names)
@@ -161,6 +163,7 @@ class NeuronExport:
         if compiler.platform == "neuron":
             # What stands in the environment is the user's; what is compiled here belongs into the artifact.
             added["NEURON_COMPILE_CACHE_URL"] = str(kept / "neuronx-cc")
+            added |= core_environment(discover(), manifest.num_cores)
         seconds = self._have_done("compile", manifest, added, self._jobs(compiler))
         shutil.move(kept, self._building / COMPILED)
         return Compiled(
@@ -173,9 +176,20 @@ class NeuronExport:
 
     def _jobs(self, compiler: Compiler) -> int:
         """Programs at a time: what the plan finds room for on this host, else what its memory is thought to hold."""
-        plan = self._settled.plan
-        planned = plan.parallel_compiles if plan is not None else None
+        here = plan_here(self._settled.plan, compiler)
+        planned = here.parallel_compiles if here is not None else None
         return max(1, min(planned or compiler.jobs, compiler.jobs))
+
+
+def plan_here(plan: Plan | None, compiler: Compiler | None) -> Plan | None:
+    """The plan with this host's memory in place of the instance's: an artifact may be made on a larger one.
+
+    None where nothing is planned, and where no Neuron compiler is to run.
+    """
+    if plan is None or compiler is None or compiler.platform != "neuron":
+        return None
+    here = replace(plan.fit.instance, name="this host", host_bytes=host_bytes(), vcpus=os.cpu_count())
+    return replace(plan, fit=replace(plan.fit, instance=here))
 
 
 def kept_directory(directory: Path, request: ExportRequest) -> Path:

@@ -69,6 +69,7 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._is_over.is_set():
+        is_over = False
+        while not is_over:
             self.peak = max(self.peak, tree_bytes(self._pid))
-            self._is_over.wait(_INTERVAL_S)
+            is_over = self._is_over.wait(_INTERVAL_S)

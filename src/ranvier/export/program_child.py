@@ -18,6 +18,8 @@ import msgspec
 from ranvier.export.orders import ProgramEvent, ProgramOrder
 from ranvier.models import read_json, spec_of
 
+_REASON_PART = 300
+
 
 def main() -> None:
     """Carry the order out. What libraries print goes to standard error."""
@@ -36,7 +38,7 @@ def _work(order: ProgramOrder) -> Callable[[str], None]:
     spec, options = spec_of(read_json(directory / "config.json")), options_of(order.neuron)
     if order.job == "lower":
         return orders.lowering(spec, order.limits, options, directory)
-    return orders.compiling(spec, order.limits, options, directory, order.names)
+    return orders.compiling(spec, order.limits, options, directory)
 
 
 def _write(descriptor: int, event: ProgramEvent) -> None:
@@ -52,13 +54,18 @@ def carry_out(work: Callable[[str], None], order: ProgramOrder, tell: Callable[[
         try:
             work(name)
         except Exception as error:
-            lines = str(error).splitlines() or [""]
-            tell(ProgramEvent(state="failed", name=name, reason=f"{type(error).__name__}: {lines[0]}"))
+            tell(ProgramEvent(state="failed", name=name, reason=f"{type(error).__name__}: {_in_one_line(str(error))}"))
             return
         tell(ProgramEvent(state="finished", name=name, seconds=time.monotonic() - began))
 
     with ThreadPoolExecutor(order.jobs) as pool:
         list(pool.map(one, order.names))
+
+
+def _in_one_line(text: str) -> str:
+    """Its beginning and its end where it is long: compilers that run others tell at the end what became of those."""
+    line = " ".join(text.split())
+    return line if len(line) <= 2 * _REASON_PART else f"{line[:_REASON_PART]} … {line[-_REASON_PART:]}"
 
 
 if __name__ == "__main__":

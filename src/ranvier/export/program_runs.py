@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import subprocess
@@ -20,7 +21,10 @@ from ranvier.export.process_memory import PeakMemory, host_bytes
 
 MAX_ATTEMPTS = 2
 _GIB = 2**30
-_KILLED = re.compile(r"\bkilled\b|signal 9|SIGKILL|out of memory|(code|status):? -?(9|137)\b|bad_alloc", re.IGNORECASE)
+_KILLED = re.compile(
+    r"\bkilled\b|signal 9|SIGKILL|out of memory|(code|status|returned)[:=]? ?-?(9|137)\b|bad_alloc|^MemoryError",
+    re.IGNORECASE,
+)
 """How compilers and their wrappers say that the kernel ended them; there is no other sign."""
 
 CHILD: tuple[str, ...] = (sys.executable, "-m", "ranvier.export.program_child")
@@ -114,8 +118,9 @@ class ProgramRuns:
         before = self._tally.failures.copy()
         try:
             with PeakMemory(process.pid) as memory:
-                process.stdin.write(order.to_json())
-                process.stdin.close()
+                # One that dies at once may not have read its order; how it ended is told below.
+                with contextlib.suppress(BrokenPipeError), process.stdin:
+                    process.stdin.write(order.to_json())
                 for event in _events(process.stdout):
                     self._take(event)
                 code = process.wait()
@@ -187,4 +192,6 @@ class ProgramRuns:
 
 def _events(stream: IO[bytes]) -> Iterator[ProgramEvent]:
     for line in stream:
-        yield msgspec.json.decode(line, type=ProgramEvent)
+        # The last line of a process that was killed may lack its end.
+        if line.endswith(b"\n"):
+            yield msgspec.json.decode(line, type=ProgramEvent)

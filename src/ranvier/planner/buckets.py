@@ -15,8 +15,8 @@ against 820 GiB/s, two bytes a weight), so longer programs gain nothing; scores 
 run nobody decodes. Longer prompts go in pieces."""
 
 OTHER_PROGRAMS = 8
-"""Scoring a prompt; four that choose tokens: greedily, with every parameter, with grammar masks too, and a prompt's first;
-copying a prefix from slot to slot, setting token counts, clearing a slot."""
+"""Scoring a prompt; four that choose tokens: greedily, with every parameter, with grammar masks too, and a prompt's
+first; copying a prefix from slot to slot, setting token counts, clearing a slot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ caches that the environment names (`JAX_COMPILATION_CACHE_DIR`, `NEURON_COMPILE_
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import jax
 
 from ranvier.core import Limits
 from ranvier.models import DecoderSpec
-from ranvier.targets.neuron.programs import Program, ProgramSet
+from ranvier.targets.neuron.programs import ProgramSet
 from ranvier.targets.neuron.runtime import NeuronOptions, shapes_of
 from ranvier.targets.neuron.stored import StoredPrograms, write_program
 
@@ -24,16 +25,17 @@ def lowering(spec: DecoderSpec, limits: Limits, options: NeuronOptions, director
     return lambda name: write_program(programs.named(name), directory)
 
 
-def compiling(
-    spec: DecoderSpec, limits: Limits, options: NeuronOptions, directory: Path, names: tuple[str, ...]
-) -> Callable[[str], None]:
-    """A function that compiles a stored program of `names` for the devices that are there."""
+def compiling(spec: DecoderSpec, limits: Limits, options: NeuronOptions, directory: Path) -> Callable[[str], None]:
+    """A function that compiles a stored program, by its name, for the devices that are there; threads may share it."""
     devices = jax.devices()
     programs = ProgramSet(shapes_of(spec, limits, options, devices), StoredPrograms(directory, devices[0]).function)
-    # Before threads compile: tracing takes little and is not meant for several at a time.
-    ready = {name: programs.named(name) for name in names}
-    return lambda name: _compile(ready[name])
+    # Threads compile side by side; tracing takes little and is not meant for several at a time.
+    tracing = threading.Lock()
 
+    def compile_one(name: str) -> None:
+        with tracing:
+            program = programs.named(name)
+            lowered = program.function.lower(*program.arguments)
+        lowered.compile()
 
-def _compile(program: Program) -> None:
-    program.function.lower(*program.arguments).compile()
+    return compile_one

@@ -3,10 +3,14 @@
 A file is what `jax.export` serializes: StableHLO in its versioned, portable form with the calling convention around it
 (https://docs.jax.dev/en/latest/export/export.html). What is stored is compiled on the device and, emulated, on this
 machine's processor: the check of the platform is left out, since no operation in it belongs to one.
+
+Behind that, where its readers do not look, are 32 bytes: the SHA-256 of the program's name and of all before. The
+library reads many damaged files as other programs.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from ranvier.targets.neuron.sampling import Choices
 
 FOLDER = "programs"
 PLATFORM = "neuron"
+
+_DIGEST_BYTES = 32
 
 export.register_namedtuple_serialization(Choices, serialized_name="ranvier.Choices")
 
@@ -37,7 +43,8 @@ def write_program(program: Program, directory: Path) -> None:
     )(*program.arguments)
     path = directory / program_file(program.name)
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(exported.serialize())
+    data = bytes(exported.serialize())
+    path.write_bytes(data + _digest(program.name, data))
 
 
 class StoredPrograms:
@@ -53,7 +60,7 @@ class StoredPrograms:
         Raises `ArtifactError` when it is missing, damaged, or made for other shapes.
         """
         path = self._directory / program_file(program.name)
-        exported = _read(path)
+        exported = _read(path, program.name)
         leaves = jax.tree.leaves(program.arguments)
         wanted, found = [_words(each) for each in leaves], [_words(each) for each in exported.in_avals]
         if found != wanted:
@@ -72,13 +79,22 @@ def _words(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
 
 
-def _read(path: Path) -> export.Exported:
+def _digest(name: str, data: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + data).digest()
+
+
+def _read(path: Path, name: str) -> export.Exported:
     try:
-        return export.deserialize(bytearray(path.read_bytes()))
+        content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}; export the model again") from None
+    data = content[:-_DIGEST_BYTES]
+    if content[-_DIGEST_BYTES:] != _digest(name, data):
+        raise ArtifactError(f"{path}: damaged, or not the program `{name}` of an artifact; export the model again")
+    try:
+        return export.deserialize(bytearray(data))
     except Exception as error:
-        # The library has no class for this: damaged files end in errors of its parsers.
+        # The library has no class for this; whole files of versions that it no longer reads end in errors of its own.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ArtifactError(
             f"{path}: not a program that JAX {jax.__version__} reads ({reason}); export it again"
