@@ -21,18 +21,21 @@ _OWN_OPTIONS: tuple[Option, ...] = (
         _GROUP,
         replace(NUM_CORES, default_text="2 where there are as many, else 1"),
         # Without variables: a container's choice for serving must not weaken the comparison.
-        replace(AUTO_CAST_TYPE, env=(), default="fp32", help="Type of weights, activations and KV cache.", default_text=""),
+        replace(
+            AUTO_CAST_TYPE, env=(), default="fp32", help="Type of weights, activations and KV cache.", default_text=""
+        ),
         EMULATE_NEURON,
         replace(
             select("model_id")[0],
             env=(),
-            help="Model to take times of instead of the tiny one, which is bound by launches: as `ranvier export` takes "
-            "it, or an artifact.",
+            help="Model to take times of instead of the tiny one, which is bound by launches: what `ranvier export` "
+            "takes, or an artifact.",
             default_text="the tiny model",
         ),
     ),
     Option(
         flags=("--output",),
+        env=(),
         help="File for the report, which else goes to standard output.",
         group=_GROUP,
         kind="path",

@@ -19,6 +19,7 @@ commands:
   bench     measure bare steps and the same load over HTTP
   bench-router  measure what a streamed event costs the router
   cache     look a model up in the Neuron Model Cache; list, pull, push and prune
+  self-check  check this host's Neuron devices; a report to paste into an issue
   plan      say what a model takes and gives on an Inferentia or Trainium instance
   models    print the model families and what is supported on which target
   options   print every option as a Markdown table
@@ -44,6 +45,7 @@ def ranvier() -> None:
         "bench": _bench,
         "bench-router": _bench_router,
         "cache": _cache,
+        "self-check": _self_check,
         "plan": _plan,
         "models": _models,
         "options": _options,
@@ -116,6 +118,12 @@ def _cache(arguments: Sequence[str], prog: str) -> int:
     from ranvier.launcher.cache import cache_command
 
     return cache_command(arguments, prog, os.environ)
+
+
+def _self_check(arguments: Sequence[str], prog: str) -> int:
+    from ranvier.selfcheck import self_check
+
+    return self_check(arguments, prog)
 
 
 def _plan(arguments: Sequence[str], prog: str) -> int:
