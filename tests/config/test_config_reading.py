@@ -154,6 +154,25 @@ def test_the_first_name_of_a_variable_wins_and_says_so_if_the_second_differs() -
     assert load(MODEL_ID="a", HF_MODEL_ID="a").warnings == ()
 
 
+def test_the_names_of_the_limits_in_older_sagemaker_examples_are_understood_and_weaker() -> None:
+    config = load(HF_BATCH_SIZE="4", HF_SEQUENCE_LENGTH="2048")
+    assert (config.max_batch_size, config.max_total_tokens, config.warnings) == (4, 2048, ())
+    assert config.sources["max_total_tokens"] == "environment variable `HF_SEQUENCE_LENGTH`"
+    both = load(HF_BATCH_SIZE="4", MAX_BATCH_SIZE="8")
+    assert both.max_batch_size == 8
+    assert both.warnings == (
+        "environment variable `HF_BATCH_SIZE` is not used, because `MAX_BATCH_SIZE` is set to another value",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("bfloat16", "bf16"), ("Float16", "fp16"), ("float32", "fp32"), ("BF16", "bf16")]
+)
+def test_a_cast_type_may_have_the_name_that_torch_gives_it(text: str, value: str) -> None:
+    assert load(HF_AUTO_CAST_TYPE=text).auto_cast_type == value
+    assert load("--auto-cast-type", text).auto_cast_type == value
+
+
 def test_the_override_of_the_hub_cache_wins_from_wherever_it_comes() -> None:
     config = load("--huggingface-hub-cache", "/hub", WEIGHTS_CACHE_OVERRIDE="/mounted")
     assert config.hub_cache == "/mounted"

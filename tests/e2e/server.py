@@ -106,7 +106,13 @@ def start(tmp_path: Path, model: str, *arguments: str, cache: Path | None = None
 @contextlib.contextmanager
 def serving(tmp_path: Path, model: str, *arguments: str, **extra: Any) -> Iterator[Server]:
     """A healthy server, stopped at the end."""
-    server = start(tmp_path, model, *arguments, **extra)
+    with until_stopped(start(tmp_path, model, *arguments, **extra)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def until_stopped(server: Server) -> Iterator[Server]:
+    """A server that was started, once it is healthy; stopped at the end."""
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not server.is_healthy():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ranvier.core import Capabilities
 from ranvier.errors import ModelError
 from ranvier.service import GenerateParameters
 from ranvier.service.defaults import SamplingDefaults, read_sampling_defaults
@@ -75,3 +76,22 @@ def test_the_engine_is_asked_with_them(with_defaults: bool) -> None:
         assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty) == expected
 
     asyncio.run(main())
+
+
+def test_what_an_engine_cannot_do_is_dropped_by_name() -> None:
+    can = Capabilities(
+        mixed_steps=False,
+        chunk_multiple=0,
+        prefix_sharing=False,
+        parameters=frozenset({"temperature", "top_k", "top_p"}),
+        max_top_k=256,
+    )
+    kept, dropped = replace(DEFAULTS, typical_p=0.9).honoured_by(can)
+    assert kept == SamplingDefaults(temperature=0.6, top_k=20, top_p=0.95)
+    assert dropped == ("typical_p", "repetition_penalty")
+    assert SamplingDefaults(top_k=300).honoured_by(can) == (SamplingDefaults(), ("top_k",))
+    assert SamplingDefaults(top_k=256).honoured_by(can) == (SamplingDefaults(top_k=256), ())
+    assert kept.honoured_by(replace(can, parameters=frozenset())) == (
+        SamplingDefaults(),
+        ("temperature", "top_k", "top_p"),
+    )

@@ -14,7 +14,7 @@ from ranvier.bench.load import Load, Measured
 from ranvier.bench.over_http import Server, run_http
 from ranvier.bench.probe import read_bandwidth_gb_s
 from ranvier.compose.engine import load_engine
-from ranvier.compose.plan import find_adapters, prepare_artifact, settle_limits
+from ranvier.compose.plan import find_adapters, limits_of, prepare_artifact, with_target
 from ranvier.config import load_config
 
 
@@ -32,7 +32,8 @@ def bench(arguments: Sequence[str], prog: str) -> int:
     options, server_arguments = _parse(arguments, prog)
     config = load_config(server_arguments, os.environ, prog=prog)
     artifact = prepare_artifact(config)
-    limits = settle_limits(config, artifact.manifest)
+    config = with_target(config, artifact)
+    limits = limits_of(config, artifact)
     adapters = find_adapters(config, artifact)
     _, info, programs = load_engine(config, Path(artifact.directory), limits, adapters)
     points = [_Point(_load(options, clients)) for clients in options.clients]

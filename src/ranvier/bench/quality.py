@@ -17,7 +17,7 @@ from ranvier.bench.perplexity import WINDOW, Perplexity, perplexity, prose, wind
 from ranvier.bench.probe import read_bandwidth_gb_s
 from ranvier.compose.engine import load_engine
 from ranvier.compose.exporting import Reporter
-from ranvier.compose.plan import find_source, prepare_artifact, settle_limits
+from ranvier.compose.plan import find_source, limits_of, prepare_artifact, with_target
 from ranvier.config import LauncherConfig, load_config
 from ranvier.export import export, open_checkpoint
 from ranvier.models import DequantizedCheckpoint, WeightPlan, write_weights
@@ -83,7 +83,8 @@ def _reference(config: LauncherConfig, source: ModelSource, scratch: Path, optio
 
 
 def _row(name: str, config: LauncherConfig, artifact: Artifact, options: argparse.Namespace) -> _Row:
-    limits = settle_limits(config, artifact.manifest)
+    config = with_target(config, artifact)
+    limits = limits_of(config, artifact)
     _, _, programs = load_engine(config, artifact.directory, limits)
     tokenizer = Tokenizer.from_file(artifact.directory / "tokenizer.json")
     text = options.text.read_text(encoding="utf-8") if options.text else prose()

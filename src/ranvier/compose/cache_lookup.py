@@ -31,13 +31,20 @@ from ranvier.neuron_host import chip_of, discover
 from ranvier.planner import find_instance
 
 
-def look_up(config: CacheConfig, environ: Mapping[str, str], root: Path = Path("/")) -> Lookup:
+def look_up(
+    config: CacheConfig,
+    environ: Mapping[str, str],
+    root: Path = Path("/"),
+    *,
+    document: Mapping[str, object] | None = None,
+) -> Lookup:
     """Find and hold entries of a model against what was asked; `why-miss` takes those of all versions.
 
-    The local compile cache is looked in first, then the repository. Raises a `SetupError` when the model's config
-    cannot be read, or when the repository cannot be reached and the compile cache has nothing.
+    The local compile cache is looked in first, then the repository. `document`: the model's config.json, where the
+    caller has it. Raises a `SetupError` when the model's config cannot be read, or when the repository cannot be
+    reached and the compile cache has nothing.
     """
-    fields, folders, notes = _model_folders(config)
+    fields, folders, notes = _model_folders(config, _hf_config(config) if document is None else document)
     wish = wish_of(config, environ, root)
     is_wide = config.subcommand == "why-miss"
     versions = (None, None) if is_wide else (wish.compiler_version, wish.optimum_version)
@@ -55,9 +62,10 @@ def look_up(config: CacheConfig, environ: Mapping[str, str], root: Path = Path("
     )
 
 
-def _model_folders(config: CacheConfig) -> tuple[dict[str, object] | None, list[str], list[str]]:
+def _model_folders(
+    config: CacheConfig, document: Mapping[str, object]
+) -> tuple[dict[str, object] | None, list[str], list[str]]:
     """The model's architecture where it can be computed, the folders that its entries can be in, and notes."""
-    document = _hf_config(config)
     name = _alias(config.model)
     try:
         fields = architecture(document)

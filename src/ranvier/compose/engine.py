@@ -45,6 +45,11 @@ def load_planned(plan: ServePlan) -> tuple[Engine, EngineInfo, Programs]:
 def _load_programs(
     config: LauncherConfig, artifact: Artifact, limits: Limits, sources: Sequence[AdapterSource]
 ) -> Programs:
+    if config.target == "nxd":
+        # First of all: it runs models that no decoder of ours describes.
+        from ranvier.compose.nxd import load_nxd_programs
+
+        return load_nxd_programs(config, artifact)
     model_config = read_json(artifact.directory / "config.json")
     spec = spec_of(model_config)
     adapters = [load_adapter(source.name, Path(source.directory), model_config) for source in sources]
@@ -62,10 +67,6 @@ def _load_programs(
         from ranvier.compose.neuron import load_neuron_programs
 
         return load_neuron_programs(config, artifact, limits)
-    if config.target == "nxd":
-        from ranvier.compose.nxd import load_nxd_programs
-
-        return load_nxd_programs(config, artifact)
     from ranvier.targets.cpu import CpuOptions, load_cpu
 
     manifest = artifact.manifest

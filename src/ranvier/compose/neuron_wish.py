@@ -8,7 +8,6 @@ from ranvier.artifacts import NeuronWish
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.errors import OptionError
 from ranvier.neuron_host import NeuronHost, chip_of, compile_target, discover
-from ranvier.planner import INSTANCES
 
 _BY_DTYPE = {"auto": "bf16", "bfloat16": "bf16", "float32": "fp32"}
 
@@ -40,6 +39,9 @@ def neuron_wish(config: LauncherConfig | ExportConfig, root: Path = Path("/")) -
 
 def _planned_instance(host: NeuronHost) -> str | None:
     """The instance type of the host, where it can be planned for: a new one may serve all the same."""
+    # Imported here: the router's process imports this module and needs no NumPy.
+    from ranvier.planner import INSTANCES
+
     return host.instance_type if host.instance_type in {instance.name for instance in INSTANCES} else None
 
 

@@ -7,21 +7,20 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ranvier import __version__
-from ranvier.artifacts import FORMAT, Artifact, ExportRequest, Manifest, ModelSource, Store
-from ranvier.artifacts.optimum import OptimumConfig, check_wish, read_optimum_config
+from ranvier.artifacts import Artifact, ExportRequest, ModelSource, Store
+from ranvier.artifacts.optimum import OptimumConfig, Wish, check_wish, read_optimum_config
 from ranvier.compose.cache_lookup import wish_of
-from ranvier.config import LauncherConfig
+from ranvier.config import LauncherConfig, check_prefill_budget
 from ranvier.config.cache import CacheConfig
 from ranvier.core import Limits
-from ranvier.errors import ArtifactError, ModelError, OptionError
+from ranvier.errors import ModelError, OptionError
 from ranvier.models import read_json, spec_of
-from ranvier.neuron_host import acquire, discover, format_cores
+from ranvier.neuron_host import NeuronHost, acquire, core_environment, discover, format_cores
 from ranvier.targets.nxd import FakeNxdModel, NxdModel, NxdPrograms, NxdShape, load_optimum, shape_of
 
 _log = logging.getLogger(__name__)
 
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_CASTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _ASKED = {
     "max_batch_size": "max_batch_size",
     "max_total_tokens": "max_total_tokens",
@@ -31,46 +30,19 @@ _ASKED = {
 }
 
 
-def optimum_artifact(source: ModelSource, revision: str | None = None) -> Artifact:
-    """An exported directory as an artifact. Raises `ArtifactError` where it is damaged or cannot be driven."""
-    config = read_optimum_config(source.path)
-    _require_texts(source.path)
-    manifest = Manifest(
-        format=FORMAT,
-        model_id=source.model_id,
-        revision=revision,
-        target="nxd",
-        batch_size=config.batch_size,
-        sequence_length=config.sequence_length,
-        quantize="auto",
-        dtype=_DTYPES[config.auto_cast_type],
-        kv_cache_dtype="auto",
-        weights_bytes=0,
-        key={},
-        weights_key="",
-        ranvier_version=__version__,
-    )
-    return Artifact(source.path, manifest)
-
-
-def _require_texts(directory: Path) -> None:
-    for name in ("config.json", "tokenizer.json"):
-        if not (directory / name).is_file():
-            raise ArtifactError(
-                f"{directory}: `{name}` is missing beside neuron_config.json; copy it from the checkpoint that was "
-                "exported"
-            )
-
-
 def cache_query(config: LauncherConfig, model: str, subcommand: str = "lookup") -> CacheConfig:
-    """What the launcher was asked for, as a question to the Neuron Model Cache."""
+    """What the launcher was asked for, as a question to the Neuron Model Cache; `dtype` is its name of the type."""
     asked = {theirs: getattr(config, ours) for ours, theirs in _ASKED.items()}
+    sources = dict(config.sources)
+    if config.auto_cast_type is None and config.dtype != "auto":
+        asked["auto_cast_type"] = _CASTS[config.dtype]
+        sources["auto_cast_type"] = sources.get("dtype", "`dtype`")
     return CacheConfig(
         subcommand=subcommand,
         model=model,
         revision=config.revision,
         hub_cache=config.hub_cache,
-        sources=config.sources,
+        sources=sources,
         **asked,
     )
 
@@ -81,47 +53,76 @@ def settle_optimum_limits(config: LauncherConfig, artifact: Artifact, root: Path
     Raises `ArtifactError`, with both values, when it cannot do what was asked.
     """
     exported = read_optimum_config(artifact.directory)
-    wish = wish_of(cache_query(config, artifact.manifest.model_id), os.environ, root)
-    # Versions have a check of their own, before the libraries are imported; a stand-in has none.
-    wish = replace(wish, compiler_version=None, optimum_version=None)
-    check_wish(exported, replace(wish, target=None, available_cores=None) if config.emulate_neuron else wish)
-    _refuse_precision(config)
+    check_precision(config, exported)
+    if not config.emulate_neuron:
+        _check_host(exported, discover(root))
+    check_wish(exported, _wish(config, artifact, root))
     shape = _shape(artifact)
-    longest = min(config.max_input_tokens or shape.max_prompt, shape.max_prompt)
+    sequence_length = min(config.max_total_tokens or shape.sequence_length, shape.sequence_length)
+    if sequence_length < 2:
+        raise OptionError(
+            f"{config.sources.get('max_total_tokens', '`max_total_tokens`')} must be > 1: a prompt and a token after "
+            f"it. Given: {sequence_length}"
+        )
+    # What was asked for has been checked, so only what was not is cut here.
+    longest = min(config.max_input_tokens or shape.max_prompt, shape.max_prompt, sequence_length - 1)
     return Limits(
         batch_size=min(config.max_batch_size or shape.batch_size, shape.batch_size),
-        sequence_length=min(config.max_total_tokens or shape.sequence_length, shape.sequence_length),
+        sequence_length=sequence_length,
         max_input_tokens=longest,
         max_batch_prefill_tokens=_prefill_tokens(config, shape, longest),
     )
 
 
-def _refuse_precision(config: LauncherConfig) -> None:
-    """What an exported model computes with was settled when it was exported."""
-    for name in ("quantize", "dtype", "kv_cache_dtype"):
+def _wish(config: LauncherConfig, artifact: Artifact, root: Path) -> Wish:
+    """What an exported model has to satisfy."""
+    wish = wish_of(cache_query(config, artifact.manifest.model_id), os.environ, root)
+    # Versions have a check of their own, before the libraries are imported; a stand-in has none.
+    wish = replace(wish, compiler_version=None, optimum_version=None)
+    if config.emulate_neuron:
+        wish = replace(wish, target=None, available_cores=None)
+    if artifact.manifest.key:
+        # An entry of the cache may take more cores than were asked for.
+        wish = replace(wish, num_cores=None)
+    return replace(wish, sources={**wish.sources, "available_cores": "what this process can use"})
+
+
+def check_precision(config: LauncherConfig, exported: OptimumConfig) -> None:
+    """Raise `OptionError`, with both values, for a precision that the exported model does not have."""
+    own = {"quantize": "none", "dtype": exported.dtype, "kv_cache_dtype": exported.dtype}
+    for name, value in own.items():
         given = getattr(config, name)
-        if given != "auto":
+        if given not in ("auto", value):
             raise OptionError(
-                f"`{name}` is {given}, and the exported model has its own; leave the option out (`auto_cast_type` is "
-                "what an export is asked for)"
+                f"{config.sources.get(name, f'`{name}`')} is {given}, and `{name}` of the exported model is {value}; "
+                "leave the option out (`auto_cast_type` is what an export is asked for)"
             )
+
+
+def _check_host(exported: OptimumConfig, host: NeuronHost) -> None:
+    """Refuse a host without devices, and cores that a variable of the runtime hides; `check_wish` counts the others."""
+    if not host.usable_devices or exported.world_size <= host.num_cores:
+        host.require_cores(exported.world_size)
 
 
 def _prefill_tokens(config: LauncherConfig, shape: NxdShape, longest: int) -> int:
     """A prompt goes through one call, so a step must have room for the longest one, or for two of its chunks."""
-    needed = min(longest, 2 * shape.prefill_chunk_size) if shape.prefill_chunk_size else longest
     given = config.max_batch_prefill_tokens
+    if not shape.prefill_chunk_size:
+        check_prefill_budget(max_batch_prefill_tokens=given or longest, max_input_tokens=longest)
+        return given or longest
+    needed = min(longest, 2 * shape.prefill_chunk_size)
     if given is not None and given < needed:
         raise OptionError(
-            f"`max_batch_prefill_tokens` must be >= {needed}: the exported model takes a prompt in one piece, or in "
-            f"chunks of {shape.prefill_chunk_size}. Given: {given}"
+            f"{config.sources.get('max_batch_prefill_tokens', '`max_batch_prefill_tokens`')} is {given}, and must be "
+            f">= {needed}: `prefill_chunk_size` of the exported model is {shape.prefill_chunk_size}"
         )
     return given or max(needed, 2 * shape.prefill_chunk_size)
 
 
 def _shape(artifact: Artifact) -> NxdShape:
-    document = read_json(artifact.directory / "neuron_config.json")
-    return shape_of(document, spec_of(read_json(artifact.directory / "config.json")).vocab_size)
+    """Without `vocab_size`: optimum-neuron has model families of which only it knows more."""
+    return shape_of(read_json(artifact.directory / "neuron_config.json"), 1)
 
 
 def load_nxd_programs(config: LauncherConfig, artifact: Artifact, root: Path = Path("/")) -> NxdPrograms:
@@ -137,14 +138,16 @@ def _on_devices(artifact: Artifact, root: Path) -> NxdModel:
     for line in host.describe():
         _log.info("neuron host: %s", line)
     host.require_cores(shape.tp_degree)
-    cores = format_cores(host.choice.ids or range(shape.tp_degree))
+    os.environ |= core_environment(host, shape.tp_degree)
+    cores = format_cores((host.choice.ids or range(host.num_cores))[: shape.tp_degree])
     return acquire(lambda: load_optimum(artifact.directory), cores, report=_log.warning)
 
 
 def _stand_in(config: LauncherConfig, artifact: Artifact) -> NxdModel:
     _log.warning("the Neuron devices of this model are emulated on this machine's processor: not for speed")
     spec = spec_of(read_json(artifact.directory / "config.json"))
-    return FakeNxdModel(spec, _stand_in_weights(config, artifact), _shape(artifact))
+    shape = replace(_shape(artifact), vocab_size=spec.vocab_size)
+    return FakeNxdModel(spec, _stand_in_weights(config, artifact), shape)
 
 
 def _stand_in_weights(config: LauncherConfig, artifact: Artifact) -> Path:
@@ -182,4 +185,15 @@ def checkpoint_of(directory: Path, config: OptimumConfig, hub_cache: str | None)
     # Imported here: this module is imported by those that find sources.
     from ranvier.compose.plan import find_source
 
-    return find_source(config.checkpoint_id, config.checkpoint_revision, hub_cache)
+    try:
+        source = find_source(config.checkpoint_id, config.checkpoint_revision, hub_cache)
+    except ModelError as error:
+        raise ModelError(
+            f"{directory}: `checkpoint_id` of its neuron_config.json is {config.checkpoint_id}: {error}"
+        ) from None
+    if source.kind != "checkpoint":
+        raise ModelError(
+            f"{directory}: `checkpoint_id` of its neuron_config.json is {config.checkpoint_id}, which is no "
+            "checkpoint; put the checkpoint's *.safetensors beside it"
+        )
+    return source

@@ -15,19 +15,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from ranvier.artifacts import ModelSource, Store, digest, publish
+from ranvier.artifacts import Artifact, ExportRequest, ModelSource, Store, publish
 from ranvier.artifacts.optimum import CacheEntry, OptimumConfig, is_optimum_model
 from ranvier.artifacts.optimum.config import NEURON_CONFIG_NAME
 from ranvier.artifacts.optimum.report import lookup_text
 from ranvier.compose.cache_lookup import look_up
-from ranvier.compose.nxd import cache_query
+from ranvier.compose.nxd import cache_query, check_precision
+from ranvier.compose.nxd_directory import optimum_artifact
 from ranvier.config import LauncherConfig
 from ranvier.errors import CompileError, ModelError, SetupError
 from ranvier.export.exporter import open_checkpoint, write_texts
+from ranvier.models import read_json
+from ranvier.neuron_host import discover
+from ranvier.targets.nxd import check_versions, installed_versions
 
 _log = logging.getLogger(__name__)
 
 COMMAND = "optimum-cli"
+_VERSIONS = "import json; from ranvier.targets.nxd import installed_versions; print(json.dumps(installed_versions()))"
 Run = Callable[[Sequence[str]], int]
 
 
@@ -42,37 +47,81 @@ def run_command(arguments: Sequence[str]) -> int:
         ) from None
 
 
-def export_from_cache(config: LauncherConfig, source: ModelSource, run: Run = run_command) -> ModelSource:
+def check_nxd_host(config: LauncherConfig, root: Path = Path("/")) -> None:
+    """Raise a `SetupError` unless this host can export and run models: before anything is compiled.
+
+    `root`: where devices are looked for.
+    """
+    if not config.emulate_neuron:
+        discover(root).require_cores(config.num_cores or 1)
+        check_versions(engine_versions(config.engine_python), {})
+
+
+def engine_versions(python: str | None) -> dict[str, str]:
+    """`installed_versions` of the interpreter that runs the engine. Raises `SetupError` where it has no Ranvier."""
+    if python is None:
+        return installed_versions()
+    done = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.splitlines() or ["no reason given"])[-1]
+        raise SetupError(f"`engine_python` {python} cannot run the engine: {reason}; install Ranvier there too")
+    return dict(json.loads(done.stdout))
+
+
+def program_of(python: str | None) -> str:
+    """The exporting program: beside the engine's interpreter where it has one of its own, else on the path."""
+    beside = Path(python).parent / COMMAND if python else None
+    return str(beside) if beside is not None and beside.is_file() else COMMAND
+
+
+def export_from_cache(
+    config: LauncherConfig, source: ModelSource, run: Run = run_command, root: Path = Path("/")
+) -> Artifact:
     """The model, exported into the local store with the values of the best entry, now or earlier.
 
-    Raises `ModelError`, with every entry that was considered, when none satisfies what was asked for.
+    `root`: where devices are looked for. Raises `ModelError`, with every entry that was considered, when none satisfies
+    what was asked for, `OptionError` for a precision that exports do not have, and `CompileError`.
     """
-    model = source.model_id if not source.path.is_dir() else str(source.path)
-    lookup = look_up(cache_query(config, model), os.environ)
+    query = cache_query(config, source.model_id)
+    lookup = look_up(query, os.environ, root, document=read_json(source.path / "config.json"))
     entry = lookup.selection.chosen
     if entry is None:
         raise ModelError(
             f"`model_id` {source.model_id}: the Neuron Model Cache has no entry for what was asked for\n"
             f"{lookup_text(lookup)}"
         )
-    _log.info("taken from the Neuron Model Cache", extra={"entry": entry.path, "repository": entry.repository})
+    # An export takes long: what is refused after it is refused before.
+    check_precision(config, entry.config)
+    _log.info("taken from the Neuron Model Cache", extra=_told(entry))
     store = Store(Path(config.artifact_cache))
-    directory = store.directory(f"{Path(source.model_id).name}-nxd", _key(source, entry, config))
+    key = _key(source, entry, config)
+    directory = store.directory(f"{Path(source.model_id).name}-nxd", key)
     with store.locked():
         if not is_optimum_model(directory):
             store.discard(directory)
             with publish(directory) as building:
                 _write(config, source, entry, building, run)
-    return ModelSource("optimum", directory, source.model_id)
+    return optimum_artifact(ModelSource("optimum", directory, source.model_id), config.revision, key)
+
+
+def _told(entry: CacheEntry) -> dict[str, object]:
+    names = ("world_size", "batch_size", "sequence_length", "auto_cast_type")
+    return {"entry": entry.path, "repository": entry.repository} | {name: getattr(entry.config, name) for name in names}
 
 
 def _key(source: ModelSource, entry: CacheEntry, config: LauncherConfig) -> dict[str, str]:
-    return {
-        "source": str(source.path),
-        "revision": str(config.revision),
-        "entry": digest({"path": entry.path, "repository": entry.repository}),
-        "is_emulated": str(config.emulate_neuron),
-    }
+    """What the export depends on; the files of a revision on the hub are in a folder of its own."""
+    request = ExportRequest(
+        source=source,
+        revision=config.revision,
+        target="nxd",
+        batch_size=entry.config.batch_size,
+        sequence_length=entry.config.sequence_length,
+        quantize="none",
+        dtype=entry.config.dtype,
+        kv_cache_dtype="auto",
+    )
+    return request.key() | {"entry": entry.path, "is_emulated": str(config.emulate_neuron)}
 
 
 def _write(config: LauncherConfig, source: ModelSource, entry: CacheEntry, building: Path, run: Run) -> None:
@@ -82,7 +131,7 @@ def _write(config: LauncherConfig, source: ModelSource, entry: CacheEntry, build
         document = config_document(entry.config) | {"checkpoint_id": str(source.path), "checkpoint_revision": None}
         (building / NEURON_CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         return
-    code = run(export_arguments(source, entry.config, building))
+    code = run((program_of(config.engine_python), *export_arguments(source, entry.config, building)))
     if code != 0:
         raise CompileError(f"`{COMMAND} export neuron` ended with code {code}; its output above says why")
     if not (building / NEURON_CONFIG_NAME).is_file():
@@ -93,12 +142,12 @@ def _write(config: LauncherConfig, source: ModelSource, entry: CacheEntry, build
 
 
 def export_arguments(source: ModelSource, config: OptimumConfig, directory: Path) -> tuple[str, ...]:
-    """The command that exports a model as an entry has it.
+    """What `optimum-cli` is asked, to export a model as an entry has it.
 
     Source: optimum-neuron 0.4.5, `optimum/commands/export/neuronx.py`. Unproven: it needs a Neuron host.
     """
     return (
-        *(COMMAND, "export", "neuron", "--model", str(source.path), "--task", "text-generation"),
+        *("export", "neuron", "--model", str(source.path), "--task", "text-generation"),
         *("--batch_size", str(config.batch_size), "--sequence_length", str(config.sequence_length)),
         *("--tensor_parallel_size", str(config.tp_degree), "--torch_dtype", config.dtype),
         str(directory),

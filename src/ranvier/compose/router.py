@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -17,7 +18,7 @@ from ranvier.api import ApiOptions, build_app
 from ranvier.compose.http_protocol import ConnectionLimits, http_protocol
 from ranvier.compose.plan import ServePlan, open_any
 from ranvier.compose.ports import open_port
-from ranvier.core import EngineClient, Limits
+from ranvier.core import Capabilities, EngineClient, Limits
 from ranvier.errors import OptionError, ValidationError
 from ranvier.grammar import GrammarCompiler, any_json_object
 from ranvier.observability import ServerMetrics, Tracing, open_tracing
@@ -73,7 +74,20 @@ def build_service(
     )
     metrics.set_info(version=__version__, model=text.model_id, target=engine.info.target)
     recorder = Recorder(metrics=metrics, tracing=tracing, log_prompts=config.log_prompts)
+    text = with_honoured_defaults(text, engine.info.capabilities)
     return GenerationService(text, engine, limits, metrics, grammars, recorder)
+
+
+def with_honoured_defaults(text: ModelText, capabilities: Capabilities) -> ModelText:
+    """The text without sampling defaults that the engine would refuse every request for."""
+    if text.sampling_defaults is None:
+        return text
+    kept, dropped = text.sampling_defaults.honoured_by(capabilities)
+    if dropped:
+        _log.warning(
+            "not taken from the model's generation_config.json, for the target cannot do it: %s", ", ".join(dropped)
+        )
+    return replace(text, sampling_defaults=kept)
 
 
 @contextlib.contextmanager

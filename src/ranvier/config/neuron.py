@@ -9,7 +9,7 @@ from ranvier.config.option import OURS, Option
 NUM_CORES = Option(
     flags=("--num-cores",),
     env=("HF_NUM_CORES",),
-    help="NeuronCores that one engine uses; of target neuron.",
+    help="NeuronCores that one engine uses; of targets neuron and nxd.",
     group=OURS,
     kind="whole",
     minimum=1,
@@ -18,16 +18,18 @@ NUM_CORES = Option(
 AUTO_CAST_TYPE = Option(
     flags=("--auto-cast-type",),
     env=("HF_AUTO_CAST_TYPE",),
-    help="Type of weights, activations and KV cache; of target neuron.",
+    help="Type of weights, activations and KV cache; of targets neuron and nxd. The longer names bfloat16, float16 and "
+    "float32 are understood too.",
     group=OURS,
     kind="choice",
     choices=("bf16", "fp16", "fp32"),
+    synonyms=(("bfloat16", "bf16"), ("float16", "fp16"), ("float32", "fp32")),
     metavar="TYPE",
     default_text="the artifact's; for a new one, bf16, or what --dtype says",
 )
 EMULATE_NEURON = Option(
     flags=("--emulate-neuron",),
-    help="Run target neuron on this machine's processor, without a Neuron device; slow, for trying it out.",
+    help="Run target neuron or nxd on this machine's processor, without a Neuron device; slow, for trying it out.",
     group=OURS,
     kind="switch",
     default=False,

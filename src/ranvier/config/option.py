@@ -44,6 +44,7 @@ class Option:
     * `default`: a value of the kind, or None. `default_text` then says what None leads to.
     * `minimum`, `maximum`: inclusive bounds of a number. `zero_text`: the whole message when the value is 0.
     * `choices`: all texts of a `choice`, compared without case; `hidden_choices` are not shown.
+    * `synonyms`: of a `choice`, pairs of another text that is understood and the choice that it means.
     * `takes`: if not empty, the only values that work; others are refused with `refusal`.
     * `no_effect`: of an ignored option, why. `refusal`: why it, or a value of it, is refused and what to do instead.
     * `group`: the heading in help and docs; ignored and refused options stand under headings of their own.
@@ -65,6 +66,7 @@ class Option:
     zero_text: str = ""
     choices: tuple[str, ...] = ()
     hidden_choices: tuple[str, ...] = ()
+    synonyms: tuple[tuple[str, str], ...] = ()
     takes: tuple[Value, ...] = ()
     metavar: str = ""
     status: Status = Status.HONOURED
@@ -161,9 +163,10 @@ def _switch(option: Option, text: str) -> bool:
 
 
 def _choice(option: Option, text: str) -> str:
-    if text.lower() not in option.choices:
+    choice = dict(option.synonyms).get(text.lower(), text.lower())
+    if choice not in option.choices:
         raise ValueError
-    return text.lower()
+    return choice
 
 
 def _list(option: Option, text: str) -> tuple[str, ...]:

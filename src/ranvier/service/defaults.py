@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ranvier.core import Capabilities
 from ranvier.errors import ModelError
 from ranvier.service.parameters import GenerateParameters
 from ranvier.text import read_json_object
@@ -29,6 +30,14 @@ class SamplingDefaults:
         names = _NAMES if parameters.samples else ("repetition_penalty",)
         absent = {name: getattr(self, name) for name in names if getattr(parameters, name) is None}
         return replace(parameters, **absent) if absent else parameters
+
+    def honoured_by(self, capabilities: Capabilities) -> tuple[SamplingDefaults, tuple[str, ...]]:
+        """Those that an engine can do, and the names of the others, for which no request should be refused."""
+        dropped = [name for name in _NAMES if getattr(self, name) is not None and name not in capabilities.parameters]
+        if self.top_k is not None and "top_k" not in dropped and self.top_k > capabilities.max_top_k:
+            dropped.append("top_k")
+        kept = {name: None if name in dropped else getattr(self, name) for name in _NAMES}
+        return SamplingDefaults(**kept), tuple(dropped)
 
 
 def read_sampling_defaults(directory: Path) -> SamplingDefaults:
