@@ -264,6 +264,9 @@ def test_export_takes_its_own_options_and_some_of_the_launchers() -> None:
         emulate_neuron=False,
         instance=None,
         lnc=None,
+        prefill_buckets=(),
+        chunk_buckets=(),
+        decode_buckets=(),
         sources={
             "model_id": "flag `--model-id`",
             "revision": "default",
@@ -278,6 +281,9 @@ def test_export_takes_its_own_options_and_some_of_the_launchers() -> None:
             "emulate_neuron": "default",
             "instance": "default",
             "lnc": "default",
+            "prefill_buckets": "default",
+            "chunk_buckets": "default",
+            "decode_buckets": "default",
         },
         warnings=(),
     )

@@ -41,7 +41,8 @@ REFUSED_FLAGS = """
 EXPORT_FLAGS = """
 --model-id --revision --batch-size --batch_size --sequence-length --sequence_length
 --quantize --dtype --kv-cache-dtype --target --num-cores --num_cores --auto-cast-type --auto_cast_type
---emulate-neuron --emulate_neuron --instance --lnc --help -h --version -V
+--emulate-neuron --emulate_neuron --instance --lnc --prefill-buckets --prefill_buckets --chunk-buckets --chunk_buckets
+--decode-buckets --decode_buckets --help -h --version -V
 """.split()
 
 each_option = pytest.mark.parametrize("option", {*OPTIONS, *EXPORT_OPTIONS}, ids=lambda option: str(option.name))

@@ -145,6 +145,13 @@ def test_a_server_without_what_it_needs_is_refused_before_it_exports(tmp_path: P
     assert reason in str(caught.value)
 
 
+def test_buckets_are_those_that_were_given_and_the_plan_makes_room_for_them(tmp_path: Path) -> None:
+    wish = neuron_wish(exported("--target=neuron", "--prefill-buckets=64,512", "--decode_buckets", "256,512"), tmp_path)
+    assert wish is not None and (wish.prefill, wish.chunk, wish.decode) == ((64, 512), (), (256, 512))
+    with pytest.raises(OptionError, match="`chunk_buckets` must be whole numbers such as `128,512`. Given: 128,-1"):
+        neuron_wish(exported("--target=neuron", "--chunk-buckets=128,-1"), tmp_path)
+
+
 def test_without_a_compiler_a_device_compiles_nothing_and_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

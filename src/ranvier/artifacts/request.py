@@ -21,6 +21,7 @@ class NeuronWish:
 
     * `auto_cast_type`: `bf16`, `fp16` or `fp32`. `instance`: the instance type that the plan has to fit.
     * `lnc`: physical cores that are used as one.
+    * `prefill`, `chunk`, `decode`: padded lengths, ascending; empty is open.
     * `compile_for`: `neuron` compiles with the devices of this host, `cpu` for their emulation, None not at all.
     """
 
@@ -29,6 +30,9 @@ class NeuronWish:
     instance: str | None = None
     lnc: int | None = None
     compile_for: str | None = None
+    prefill: tuple[int, ...] = ()
+    chunk: tuple[int, ...] = ()
+    decode: tuple[int, ...] = ()
 
     def fields(self) -> dict[str, str]:
         """As an artifact's key lists them."""
@@ -37,6 +41,7 @@ class NeuronWish:
             "auto_cast_type": self.auto_cast_type,
             "instance": self.instance or "unknown",
             "lnc": str(self.lnc or "default"),
+            "buckets": f"{self.prefill} {self.chunk} {self.decode}",
             "programs": PROGRAMS,
             "compiled_for": self.compile_for or "nothing",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ranvier.artifacts import NeuronWish
@@ -20,21 +21,28 @@ def neuron_wish(config: LauncherConfig | ExportConfig, root: Path = Path("/")) -
     if config.target != "neuron":
         return None
     cast_type = _cast_type(config)
-    instance, lnc = (config.instance, config.lnc) if isinstance(config, ExportConfig) else (None, None)
+    wish = NeuronWish(num_cores=config.num_cores, auto_cast_type=cast_type)
+    if isinstance(config, ExportConfig):
+        prefill, chunk, decode = (_buckets(config, name) for name in ("prefill", "chunk", "decode"))
+        wish = replace(wish, instance=config.instance, lnc=config.lnc, prefill=prefill, chunk=chunk, decode=decode)
     if config.emulate_neuron:
-        return NeuronWish(
-            num_cores=config.num_cores, auto_cast_type=cast_type, instance=instance, lnc=lnc, compile_for="cpu"
-        )
+        return replace(wish, compile_for="cpu")
     host = discover(root)
     if isinstance(config, LauncherConfig):
         host.require_cores(config.num_cores or 1)
-    return NeuronWish(
-        num_cores=config.num_cores,
-        auto_cast_type=cast_type,
-        instance=instance or _planned_instance(host),
-        lnc=lnc or (host.lnc if host.chip else None),
-        compile_for="neuron" if _can_compile(host, instance) else None,
+    return replace(
+        wish,
+        instance=wish.instance or _planned_instance(host),
+        lnc=wish.lnc or (host.lnc if host.chip else None),
+        compile_for="neuron" if _can_compile(host, wish.instance) else None,
     )
+
+
+def _buckets(config: ExportConfig, name: str) -> tuple[int, ...]:
+    texts: tuple[str, ...] = getattr(config, f"{name}_buckets")
+    if not all(text.isdecimal() and text.isascii() and len(text) < 8 for text in texts):
+        raise OptionError(f"`{name}_buckets` must be whole numbers such as `128,512`. Given: {','.join(texts)}")
+    return tuple(map(int, texts))
 
 
 def _planned_instance(host: NeuronHost) -> str | None:

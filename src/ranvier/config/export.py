@@ -17,7 +17,7 @@ class ExportConfig:
     """What `ranvier export` was told. None means: not told, the exporter decides.
 
     * `output`: the directory as written on the command line.
-    * `num_cores`, `auto_cast_type`, `emulate_neuron`, `instance` and `lnc` are for target neuron.
+    * `num_cores`, `auto_cast_type`, `emulate_neuron`, `instance`, `lnc` and buckets are for target neuron.
     * `batch_size`: slots, 1 or more. `sequence_length`: tokens of a slot, 2 or more.
     * `sources` and `warnings` as in `LauncherConfig`.
     """
@@ -36,6 +36,9 @@ class ExportConfig:
     emulate_neuron: bool
     instance: str | None
     lnc: int | None
+    prefill_buckets: tuple[str, ...]
+    chunk_buckets: tuple[str, ...]
+    decode_buckets: tuple[str, ...]
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

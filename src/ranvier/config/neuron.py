@@ -53,6 +53,24 @@ LNC = Option(
     default_text="the chip's: 2 on Trainium2 and Trainium3, else 1",
 )
 
+def _buckets(name: str, what: str) -> Option:
+    return Option(
+        flags=(f"--{name}-buckets",),
+        help=f"Lengths in tokens, ascending, of the programs {what}; of target neuron.",
+        group=OURS,
+        kind="list",
+        default=(),
+        metavar="TOKENS",
+        default_text="powers of two from 128 on",
+    )
+
+
+BUCKETS = (
+    _buckets("prefill", "for whole prompts"),
+    _buckets("chunk", "for parts of prompts"),
+    _buckets("decode", "that decode over so much of the KV cache"),
+)
+
 NEURON_TARGETS = ("neuron", "nxd")
 """Targets that run on Neuron devices."""
 

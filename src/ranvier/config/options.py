@@ -8,7 +8,7 @@ such as `HF_MODEL_ID` are those of the SageMaker images.
 from __future__ import annotations
 
 from ranvier.config.compatibility import IGNORED_OPTIONS, REFUSED_OPTIONS
-from ranvier.config.neuron import INSTANCE, LNC, NEURON_OPTIONS, in_group
+from ranvier.config.neuron import BUCKETS, INSTANCE, LNC, NEURON_OPTIONS, in_group
 from ranvier.config.option import OURS, U16_MAX, Option
 from ranvier.config.telemetry import TELEMETRY_OPTIONS
 
@@ -393,7 +393,7 @@ EXPORT_OPTIONS: tuple[Option, ...] = (
         default_text="chosen for the model",
     ),
     *select("quantize", "dtype", "kv_cache_dtype", "target"),
-    *in_group(EXPORT, *select("num_cores", "auto_cast_type", "emulate_neuron"), INSTANCE, LNC),
+    *in_group(EXPORT, *select("num_cores", "auto_cast_type", "emulate_neuron"), INSTANCE, LNC, *BUCKETS),
     *select("help", "version"),
 )
 """The options of `ranvier export`, in the order of help and docs."""

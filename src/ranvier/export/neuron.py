@@ -26,7 +26,7 @@ from ranvier.models import Checkpoint, DecoderSpec, WeightPlan, held_weights
 from ranvier.models.packing import Progress
 from ranvier.neuron_host import CastType, core_environment, discover, jax_environment
 from ranvier.planner import Plan, Wish, find_instance, make_plan
-from ranvier.planner.buckets import SCORED_TOKENS, PlannedBuckets, cache_length, plan_buckets
+from ranvier.planner.buckets import LARGEST_PREFILL, SCORED_TOKENS, PlannedBuckets, cache_length, plan_buckets
 
 COMPILED = "compiled"
 NUM_TOP = 8
@@ -53,16 +53,29 @@ def settle(request: ExportRequest, wish: NeuronWish, spec: DecoderSpec, defaults
     cast_type = next(known for known in _CAST_TYPES if known == wish.auto_cast_type)
     if wish.instance is not None:
         asked = Wish(num_cores=wish.num_cores, batch_size=request.batch_size, sequence_length=request.sequence_length)
-        plan = make_plan(spec, find_instance(wish.instance), asked, cast_type=cast_type, lnc=wish.lnc)
+        # What a program needs beside weights and cache grows with the longest prompt it takes.
+        longest = max((*wish.prefill, *wish.chunk), default=LARGEST_PREFILL)
+        plan = make_plan(
+            spec, find_instance(wish.instance), asked, cast_type=cast_type, lnc=wish.lnc, largest_prefill=longest
+        )
         choice = plan.choice
         limits = _limits(choice.batch_size, choice.sequence_length)
-        return Settled(num_cores=choice.num_cores, limits=limits, buckets=plan.buckets, plan=plan)
+        return Settled(num_cores=choice.num_cores, limits=limits, buckets=_given(plan.buckets, wish), plan=plan)
     batch_size, sequence_length = defaults
     return Settled(
         num_cores=wish.num_cores or 1,
         limits=_limits(batch_size, sequence_length),
-        buckets=plan_buckets(sequence_length),
+        buckets=_given(plan_buckets(sequence_length), wish),
         plan=None,
+    )
+
+
+def _given(planned: PlannedBuckets, wish: NeuronWish) -> PlannedBuckets:
+    """The buckets that were asked for, in place of those planned."""
+    return PlannedBuckets(
+        prefill=wish.prefill or planned.prefill,
+        chunk=wish.chunk or planned.chunk,
+        decode=wish.decode or planned.decode,
     )
 
 
