@@ -27,6 +27,20 @@ MANIFEST = Manifest(
     ranvier_version="0.1.0",
 )
 
+NEURON: dict[str, Any] = {
+    "num_cores": 2,
+    "auto_cast_type": "bf16",
+    "num_top": 8,
+    "prefill": [32],
+    "chunk": [32],
+    "decode": [32],
+    "score": 32,
+    "programs": ["decode_32"],
+    "files": [],
+    "jax": "0.10.2",
+}
+"""What the target's part of a manifest looks like in the file."""
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -93,6 +107,15 @@ def test_a_manifest_that_is_not_text_is_refused(directory: Path) -> None:
         ({"batch_size": "4"}, "Expected `int`, got `str` - at `$.batch_size`"),
         ({"key": {"source": 1}}, "Expected `str`, got `int` - at `$.key[...]`"),
         ({"revision": 3}, "Expected `str | null`, got `int` - at `$.revision`"),
+        ({"batch_size": 0}, "Expected `int` >= 1 - at `$.batch_size`"),
+        ({"sequence_length": -5}, "Expected `int` >= 1 - at `$.sequence_length`"),
+        ({"neuron": NEURON | {"num_cores": 0}}, "Expected `int` >= 1 - at `$.neuron.num_cores`"),
+        ({"neuron": NEURON | {"num_cores": 10**6}}, "Expected `int` <= 1024 - at `$.neuron.num_cores`"),
+        (
+            {"neuron": NEURON | {"auto_cast_type": "int3"}},
+            "Expected `str` matching regex '^(bf16|fp16|fp32)$' - at `$.neuron.auto_cast_type`",
+        ),
+        ({"neuron": NEURON | {"decode": [0]}}, "Expected `int` >= 1 - at `$.neuron.decode[0]`"),
     ],
 )
 def test_a_manifest_with_a_wrong_field_is_refused_with_its_path(

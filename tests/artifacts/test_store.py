@@ -112,6 +112,28 @@ def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
     assert open_artifact(tmp_path / "artifact").manifest == MANIFEST
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["there", "dangling"])
+def test_a_link_is_followed(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        (tmp_path / "far").mkdir()
+    (tmp_path / "artifact").symlink_to("far")
+    with publish(tmp_path / "artifact") as building:
+        fill(building)
+    assert (tmp_path / "artifact").is_symlink()
+    assert open_artifact(tmp_path / "far").manifest == MANIFEST
+    assert entries(tmp_path) == ["artifact", "far"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "artifact").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "artifact")
+    with pytest.raises(ArtifactError) as caught, publish(tmp_path / "artifact"):
+        raise AssertionError("there is a folder to build in")
+    assert str(caught.value) == (
+        f"{tmp_path}/artifact: is a mount point; choose a new directory in it, such as {tmp_path}/artifact/model"
+    )
+
+
 def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "artifact").mkdir()
     (tmp_path / "artifact" / "mine").write_text("precious")

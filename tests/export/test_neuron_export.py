@@ -269,6 +269,21 @@ def test_after_a_failure_only_the_rest_is_compiled(
     assert len(cached(artifact.directory)) == len(PROGRAMS)
 
 
+def test_exports_of_the_same_request_side_by_side_do_not_take_each_others_compiled_programs(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    asked = wanted(checkpoint, wish={"compile_for": "cpu", "auto_cast_type": "fp32"}, dtype="float32")
+    inner: list[Artifact] = []
+
+    def export_another(progress: ProgramProgress) -> None:
+        if (progress.job, progress.state, progress.done) == ("compile", "finished", 3):
+            inner.append(export(asked, tmp_path / "inner", quiet))
+
+    outer = export(asked, tmp_path / "outer", quiet, report=export_another)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inner", "outer"]
+    assert [len(cached(one.directory)) for one in (outer, *inner)] == [len(PROGRAMS)] * 2
+
+
 def test_an_interrupted_export_leaves_nothing_that_looks_like_an_artifact(tmp_path: Path, checkpoint: Path) -> None:
     def stop(progress: ProgramProgress) -> None:
         if progress.done == 3:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -163,6 +166,50 @@ def test_a_process_whose_program_is_missing_is_an_error_and_no_hang(tmp_path: Pa
     command = (sys.executable, "-S", str(tmp_path / "gone.py"))
     with pytest.raises(CompileError, match="`a`: its process ended with code 2; 0 of 1 are done"):
         ProgramRuns(order_of("a"), {}, lambda progress: None, command).run()
+
+
+WITH_COMPILER = """
+import os, signal, subprocess, sys
+compiler = "import os, signal, sys; os.open(sys.argv[1], os.O_WRONLY); os.write(1, b'up'); signal.pause()"
+with subprocess.Popen([sys.executable, "-S", "-c", compiler, sys.argv[1]], stdout=subprocess.PIPE) as process:
+    process.stdout.read(2)
+    os.write(1, b'{"state": "started", "name": "a"}\\n')
+    signal.pause()
+"""
+
+
+def test_an_interruption_ends_the_process_and_those_under_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "held")
+    held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+
+    def interrupt(progress: ProgramProgress) -> None:
+        raise KeyboardInterrupt
+
+    command = (sys.executable, "-S", "-c", WITH_COMPILER, str(tmp_path / "held"))
+    with pytest.raises(KeyboardInterrupt):
+        ProgramRuns(order_of("a"), {}, interrupt, command).run()
+    os.set_blocking(held, True)
+    # The end is told when the compiler, the only writer, is gone.
+    assert os.read(held, 1) == b""
+    os.close(held)
+
+
+def test_a_process_whose_export_was_killed_ends_with_those_under_it() -> None:
+    compiler = "subprocess.Popen([sys.executable, '-S', '-c', 'import signal; signal.pause()'])\n"
+    text = (
+        "import os, signal, subprocess, sys\n"
+        "from ranvier.export.program_child import end_with_reader\n"
+        f"{compiler}os.write(2, b'up')\nend_with_reader(1)\nsignal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stderr.read(2) == b"up"
+        process.stdout.close()
+        # At its end only when everybody who inherited it is gone; only then does the test go on.
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGKILL
 
 
 # Memory

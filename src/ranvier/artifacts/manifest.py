@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -12,6 +13,12 @@ from ranvier.errors import ArtifactError
 MANIFEST_NAME = "ranvier.json"
 WEIGHTS_NAME = "weights.safetensors"
 FORMAT = 1
+
+Size = Annotated[int, msgspec.Meta(ge=1)]
+NumCores = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+"""More than any host has; the bound keeps a damaged manifest from claiming devices without end."""
+
+CastType = Annotated[str, msgspec.Meta(pattern="^(bf16|fp16|fp32)$")]
 
 _NEEDED = ("config.json", "tokenizer.json")
 
@@ -50,13 +57,13 @@ class NeuronManifest:
     * `compiled`: None where no compiler was there: the first start compiles.
     """
 
-    num_cores: int
-    auto_cast_type: str
+    num_cores: NumCores
+    auto_cast_type: CastType
     num_top: int
-    prefill: tuple[int, ...]
-    chunk: tuple[int, ...]
-    decode: tuple[int, ...]
-    score: int
+    prefill: tuple[Size, ...]
+    chunk: tuple[Size, ...]
+    decode: tuple[Size, ...]
+    score: Size
     programs: tuple[str, ...]
     files: tuple[StoredFile, ...]
     jax: str
@@ -76,8 +83,8 @@ class Manifest:
     model_id: str
     revision: str | None
     target: str
-    batch_size: int
-    sequence_length: int
+    batch_size: Size
+    sequence_length: Size
     quantize: str
     dtype: str
     kv_cache_dtype: str

@@ -35,9 +35,10 @@ def digest(fields: Mapping[str, str]) -> str:
 def publish(directory: Path) -> Iterator[Path]:
     """Give a temporary sibling to build in; on success it becomes `directory` in one rename, else it is removed.
 
-    Siblings that crashed exporters left are removed too. Raises `ArtifactError` when `directory` exists and is not
-    empty, or cannot be written.
+    Siblings that crashed exporters left are removed too. A link is followed. Raises `ArtifactError` when `directory`
+    exists and is not empty, is a mount point, or cannot be written.
     """
+    directory = Path(os.path.realpath(directory))
     _refuse_taken(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,11 @@ def _sweep(parent: Path) -> None:
 def _refuse_taken(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ArtifactError(f"{directory}: exists and is not empty; choose another directory or remove it")
+    # A rename cannot replace it, and that would only be known once everything is made.
+    if directory.is_mount():
+        raise ArtifactError(
+            f"{directory}: is a mount point; choose a new directory in it, such as {directory / 'model'}"
+        )
 
 
 def _flush(directory: Path) -> None:

@@ -10,21 +10,24 @@ that the next export of the same request finds.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ranvier.artifacts import Compiled, ExportRequest, NeuronManifest, NeuronWish, StoredFile, digest
 from ranvier.core import Limits
-from ranvier.errors import OptionError, SetupError
+from ranvier.errors import CompileError, OptionError, SetupError
 from ranvier.export.compilers import Compiler, find_compiler
 from ranvier.export.orders import ProgramOrder
 from ranvier.export.process_memory import host_bytes
 from ranvier.export.program_runs import ProgramRuns, Report
 from ranvier.models import Checkpoint, DecoderSpec, WeightPlan, held_weights
 from ranvier.models.packing import Progress
-from ranvier.neuron_host import CastType, core_environment, discover, jax_environment
+from ranvier.neuron_host import CastType, core_environment, discover, drop_damaged, jax_environment
 from ranvier.planner import Plan, Wish, find_instance, make_plan
 from ranvier.planner.buckets import LARGEST_PREFILL, SCORED_TOKENS, PlannedBuckets, cache_length, plan_buckets
 
@@ -170,15 +173,19 @@ class NeuronExport:
         return ProgramRuns(order, {**os.environ, **added}, self._report).run()
 
     def _compile(self, manifest: NeuronManifest, compiler: Compiler, kept: Path) -> Compiled:
-        kept.mkdir(parents=True, exist_ok=True)
-        emulated = manifest.num_cores if compiler.platform == "cpu" else None
-        added = jax_environment(os.environ, emulated_cores=emulated, cache=kept)
-        if compiler.platform == "neuron":
-            # What stands in the environment is the user's; what is compiled here belongs into the artifact.
-            added["NEURON_COMPILE_CACHE_URL"] = str(kept / "neuronx-cc")
-            added |= core_environment(discover(), manifest.num_cores)
-        seconds = self._have_done("compile", manifest, added, self._jobs(compiler))
-        shutil.move(kept, self._building / COMPILED)
+        with _held(kept) as is_ours:
+            inside = self._building / COMPILED
+            # Whoever compiles the same beside us takes it away when done, so that nothing is shared with them.
+            cache = kept if is_ours else inside
+            seconds = self._compile_in(cache, manifest, compiler)
+            # JAX only warns where it could not write all of an entry, and every later start would compile it again.
+            if damaged := drop_damaged(cache):
+                raise CompileError(
+                    f"{cache}: {len(damaged)} of what was compiled could not be written, perhaps because the disk is "
+                    "full; make room and export again"
+                )
+            if is_ours:
+                shutil.move(kept, inside)
         return Compiled(
             platform=compiler.platform,
             compiler=compiler.version,
@@ -187,11 +194,43 @@ class NeuronExport:
             seconds={name: round(took, 2) for name, took in seconds.items()},
         )
 
+    def _compile_in(self, cache: Path, manifest: NeuronManifest, compiler: Compiler) -> dict[str, float]:
+        emulated = manifest.num_cores if compiler.platform == "cpu" else None
+        added = jax_environment(os.environ, emulated_cores=emulated, cache=cache)
+        if compiler.platform == "neuron":
+            # What stands in the environment is the user's; what is compiled here belongs into the artifact.
+            added["NEURON_COMPILE_CACHE_URL"] = str(cache / "neuronx-cc")
+            added |= core_environment(discover(), manifest.num_cores)
+        return self._have_done("compile", manifest, added, self._jobs(compiler))
+
     def _jobs(self, compiler: Compiler) -> int:
         """Programs at a time: what the plan finds room for on this host, else what its memory is thought to hold."""
         here = plan_here(self._settled.plan, compiler)
         planned = here.parallel_compiles if here is not None else None
         return max(1, min(planned or compiler.jobs, compiler.jobs))
+
+
+@contextlib.contextmanager
+def _held(kept: Path) -> Iterator[bool]:
+    """Make the folder and lock it; whether it is ours, and not another export's that is compiling in it."""
+    kept.mkdir(parents=True, exist_ok=True)
+    lock = os.open(kept, os.O_RDONLY)
+    try:
+        yield _is_locked(kept, lock)
+    finally:
+        os.close(lock)
+
+
+def _is_locked(kept: Path, lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between the two calls its owner may have finished and taken it away.
+        return os.path.samestat(kept.stat(), os.fstat(lock))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:
+        # Some network file systems lock no folders; there one export of a request at a time is the user's part.
+        return True
 
 
 def plan_here(plan: Plan | None, compiler: Compiler | None) -> Plan | None:

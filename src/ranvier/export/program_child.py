@@ -7,7 +7,10 @@ for its memory may take this process along, but not the export.
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ import msgspec
 
 from ranvier.export.orders import ProgramEvent, ProgramOrder
 from ranvier.models import read_json, spec_of
+from ranvier.neuron_host import drop_damaged
 
 _REASON_PART = 300
 
@@ -25,9 +29,27 @@ def main() -> None:
     """Carry the order out. What libraries print goes to standard error."""
     events = os.dup(1)
     os.dup2(2, 1)
+    end_with_reader(events)
     order = ProgramOrder.from_json(sys.stdin.buffer.read())
     # One write for a line: threads tell at the same time.
     carry_out(_work(order), order, lambda event: _write(events, event))
+
+
+def end_with_reader(events: int) -> None:
+    """Kill this process once nobody reads the events: a killed export leaves none behind, nor compilers.
+
+    They are in the process group that the export began with this process.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        # Nothing is asked for: that the last reader of a pipe is gone is told all the same.
+        poll.register(events, 0)
+        poll.poll()
+        is_leader = os.getpgrp() == os.getpid()
+        os.kill(0 if is_leader else os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="reader", daemon=True).start()
 
 
 def _work(order: ProgramOrder) -> Callable[[str], None]:
@@ -38,6 +60,8 @@ def _work(order: ProgramOrder) -> Callable[[str], None]:
     spec, options = spec_of(read_json(directory / "config.json")), options_of(order.neuron)
     if order.job == "lower":
         return orders.lowering(spec, order.limits, options, directory)
+    # A process that was killed, this order's first or an export's, may have left half an entry.
+    drop_damaged(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).parent)
     return orders.compiling(spec, order.limits, options, directory)
 
 

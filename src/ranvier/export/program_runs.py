@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -111,8 +113,13 @@ class ProgramRuns:
 
     def _run_child(self, order: ProgramOrder) -> bool:
         """One process from start to end; whether the kernel seems to have killed it or a compiler under it."""
+        # A group of its own, so that the compilers under it can be ended with it.
         process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(self._environ)
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=dict(self._environ),
+            start_new_session=True,
         )
         assert process.stdin is not None and process.stdout is not None
         before = self._tally.failures.copy()
@@ -125,7 +132,8 @@ class ProgramRuns:
                     self._take(event)
                 code = process.wait()
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             process.stdout.close()
         self._peak_bytes = max(self._peak_bytes, memory.peak)
