@@ -163,7 +163,10 @@ def test_the_sequence_length_is_what_was_asked_or_fits(
 def test_more_positions_than_the_model_has_are_refused(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(OptionError) as caught:
         exported(tmp_path, checkpoint, sequence_length=257)
-    assert str(caught.value) == ("`max_total_tokens` must be <= 256, the positions the model was made for. Given: 257")
+    assert str(caught.value) == (
+        "`max_total_tokens` (`sequence_length` of an export) must be <= 256, the positions the model was made for. "
+        "Given: 257"
+    )
     assert not (tmp_path / "artifact").exists()
 
 

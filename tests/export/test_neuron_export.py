@@ -215,8 +215,8 @@ def load(directory: Path, **environ: str) -> str:
 
 
 def cached(directory: Path) -> set[str]:
-    """Compiled programs, by name."""
-    return {path.name for path in (directory / "compiled" / "jax").iterdir() if path.name.startswith("jit_call")}
+    """Everything that was compiled, by name."""
+    return {path.name for path in (directory / "compiled" / "jax").iterdir() if path.name.endswith("-cache")}
 
 
 def test_everything_compiled_is_found_again_also_where_the_artifact_was_copied_to(
@@ -299,7 +299,7 @@ def test_an_interrupted_export_leaves_nothing_that_looks_like_an_artifact(tmp_pa
     [
         ({"quantize": "int8"}, "`quantize` int8 is not served by target neuron"),
         ({"kv_cache_dtype": "u8"}, "`kv_cache_dtype` u8 is not served by target neuron"),
-        ({"sequence_length": 999}, "`max_total_tokens` must be <= 256"),
+        ({"sequence_length": 999}, "`max_total_tokens` (`sequence_length` of an export) must be <= 256"),
         ({"wish": {"instance": "inf2.xlarge", "num_cores": 9}}, "`num_cores` must be <= 2, the NeuronCores of inf2.xl"),
         ({"batch_size": 10**8, "wish": {"instance": "inf2.xlarge"}}, "`batch_size` 100000000 x `sequence_length` 32 "),
         ({"wish": {"instance": "inf9.xlarge"}}, "`instance` must be one of inf2.xlarge, "),

@@ -152,6 +152,15 @@ def test_buckets_are_those_that_were_given_and_the_plan_makes_room_for_them(tmp_
         neuron_wish(exported("--target=neuron", "--chunk-buckets=128,-1"), tmp_path)
 
 
+@pytest.mark.parametrize("option", ["batch_size", "num_cores"])
+def test_sizes_that_no_host_has_are_refused_before_anything_is_made(option: str) -> None:
+    wish = NeuronWish(num_cores=1025 if option == "num_cores" else 1)
+    nothing = ModelSource("checkpoint", Path("nowhere"), "nowhere")
+    asked = request(nothing, target="neuron", neuron=wish, batch_size=1025 if option == "batch_size" else 1)
+    with pytest.raises(OptionError, match=f"`{option}` must be <= 1024 for target neuron. Given: 1025"):
+        check_request(replace(asked, quantize="auto"))
+
+
 def test_without_a_compiler_a_device_compiles_nothing_and_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,6 +53,7 @@ LNC = Option(
     default_text="the chip's: 2 on Trainium2 and Trainium3, else 1",
 )
 
+
 def _buckets(name: str, what: str) -> Option:
     return Option(
         flags=(f"--{name}-buckets",),

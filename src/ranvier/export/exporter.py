@@ -142,7 +142,8 @@ def open_checkpoint(source: ModelSource) -> Checkpoint:
 def _sequence_length(asked: int | None, spec: DecoderSpec) -> int:
     if asked is not None and asked > spec.max_positions:
         raise OptionError(
-            f"`max_total_tokens` must be <= {spec.max_positions}, the positions the model was made for. Given: {asked}"
+            f"`max_total_tokens` (`sequence_length` of an export) must be <= {spec.max_positions}, the positions the "
+            f"model was made for. Given: {asked}"
         )
     return asked or min(DEFAULT_SEQUENCE_LENGTH, spec.max_positions)
 

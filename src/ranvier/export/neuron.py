@@ -32,6 +32,9 @@ from ranvier.planner import Plan, Wish, find_instance, make_plan
 from ranvier.planner.buckets import LARGEST_PREFILL, SCORED_TOKENS, PlannedBuckets, cache_length, plan_buckets
 
 COMPILED = "compiled"
+MOST = 1024
+"""Slots, and cores: far more than any host has."""
+
 NUM_TOP = 8
 """Most `top_n_tokens` of a request; the launcher's own limit is 5."""
 
@@ -94,6 +97,11 @@ def _limits(batch_size: int, sequence_length: int) -> Limits:
 
 def check_request(request: ExportRequest) -> None:
     """Raise `OptionError` for what no Neuron artifact can have."""
+    wish = request.neuron or NeuronWish()
+    for name, value in {"batch_size": request.batch_size, "num_cores": wish.num_cores}.items():
+        # Of an instance that is named the plan knows the limits better.
+        if value is not None and value > MOST and wish.instance is None:
+            raise OptionError(f"`{name}` must be <= {MOST} for target neuron. Given: {value}")
     if request.quantize not in ("auto", "none"):
         raise OptionError(
             f"`quantize` {request.quantize} is not served by target neuron, whose programs multiply dense matrices; "

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from ranvier.errors import OptionError, SetupError
+
+_INTERRUPTED, _TERMINATED = 130, 143
+"""Exit codes as shells give them: 128 and the signal's number."""
 
 _WITHOUT_OPTIONS = ("models", "options", "print-schema", "api-table")
 
@@ -81,7 +86,8 @@ def _exit(command: Callable[[Sequence[str], str], int], arguments: Sequence[str]
         print(f"Error: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
-        code = 0
+        print("interrupted", file=sys.stderr)
+        code = _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` has; nothing may be written at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,6 +109,8 @@ def _export(arguments: Sequence[str], prog: str) -> int:
     from ranvier.config import load_export_config
 
     config = load_export_config(arguments, os.environ, prog)
+    # So that what was begun is cleared away, as it is after Ctrl-C.
+    signal.signal(signal.SIGTERM, _terminate)
     from ranvier.compose.plan import export_artifact
 
     artifact = export_artifact(config)
@@ -124,6 +132,10 @@ def _self_check(arguments: Sequence[str], prog: str) -> int:
     from ranvier.selfcheck import self_check
 
     return self_check(arguments, prog)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(_TERMINATED)
 
 
 def _plan(arguments: Sequence[str], prog: str) -> int:

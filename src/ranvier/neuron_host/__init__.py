@@ -13,6 +13,7 @@ from ranvier.neuron_host.chips import (
     Chip,
     chip_of,
 )
+from ranvier.neuron_host.compile_cache import drop_damaged
 from ranvier.neuron_host.compilers import compile_target, neuron_compiler_version, xla_version
 from ranvier.neuron_host.cores import CoreChoice, format_cores, parse_cores, read_core_choice, read_lnc
 from ranvier.neuron_host.discovery import INSTANCE_VARIABLES, discover, version_conflict
@@ -40,6 +41,7 @@ __all__ = [
     "compile_target",
     "core_environment",
     "discover",
+    "drop_damaged",
     "find_holders",
     "format_cores",
     "jax_environment",

@@ -20,8 +20,8 @@ from ranvier.selfcheck.outcome import Notes, SkippedStep
 if TYPE_CHECKING:
     from ranvier.targets.neuron import NeuronPrograms
 
-_PROGRAM_ENTRIES = "jit_call-*-cache"
-"""Stored programs in JAX's cache, as JAX names them; beside them are those that fill memory with zeros."""
+_PROGRAM_ENTRIES = "*-cache"
+"""Everything that JAX's cache holds: nothing but the stored programs is ever compiled."""
 _CAST_TYPES: dict[str, CastType] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
 
 

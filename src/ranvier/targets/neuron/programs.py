@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ranvier.targets.neuron.attention import ChunkAttention, DecodeAttention, PrefillAttention, SlotWindow
@@ -290,9 +291,19 @@ def head_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def zeros(of: Any) -> Any:
-    """Arrays of these shapes in device memory, all zeros, placed as they say."""
-    leaves = jax.tree.leaves(of)
-    if leaves[0].sharding is None:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of)
-    placements = jax.tree.map(lambda leaf: leaf.sharding, of)
-    return jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of), out_shardings=placements)()
+    """Arrays of these shapes in device memory, all zeros, placed as they say. Copied there: nothing is compiled."""
+    return jax.tree.map(_zeros, of)
+
+
+def _zeros(leaf: Abstract) -> Array:
+    if leaf.sharding is None:
+        return _zeros_on(jax.devices()[0], leaf.shape, leaf)
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    parts = [_zeros_on(device, shape, leaf) for device in leaf.sharding.addressable_devices_indices_map(leaf.shape)]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
+
+
+def _zeros_on(device: jax.Device, shape: tuple[int, ...], leaf: Abstract) -> Array:
+    # Not the host's own memory, where that would do for a device: state is donated.
+    made: Array = jax.device_put(np.zeros(shape, leaf.dtype), device, may_alias=False)
+    return made
