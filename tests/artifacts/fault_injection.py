@@ -50,7 +50,7 @@ class Outcome:
 
 
 class _Injector:
-    def __init__(self, kind: Kind, at: int, root: Path, report: Callable[[str], None]) -> None:
+    def __init__(self, kind: Kind, at: int, root: Path, report: Callable[[str], object]) -> None:
         self._kind, self._at, self._root, self._report = kind, at, str(root), report
         self._lock = threading.Lock()
         self._count = 0
@@ -137,6 +137,13 @@ def _install(injector: _Injector) -> None:
     sys.addaudithook(injector.audit)
 
 
+def inject(kind: Kind, at: int, root: Path, report: Callable[[str], object]) -> _Injector:
+    """Let this process meet a fault; for one that was started for it alone. `report` is told before a kill."""
+    injector = _Injector(kind, at, root, report)
+    _install(injector)
+    return injector
+
+
 def in_child(act: Callable[[], object], kind: Kind, at: int, root: Path) -> Outcome:
     """Do it in a forked child with a fault at the operation number `at` below `root`; 0 is no fault."""
     reader, writer = os.pipe()
@@ -155,7 +162,7 @@ def in_child(act: Callable[[], object], kind: Kind, at: int, root: Path) -> Outc
 def _run(act: Callable[[], object], kind: Kind, at: int, root: Path, writer: int) -> None:
     # Before it is wrapped.
     write = os.write
-    injector = _Injector(kind, at or sys.maxsize, root, lambda operation: write(writer, operation.encode()) and None)
+    injector = _Injector(kind, at or sys.maxsize, root, lambda operation: write(writer, operation.encode()))
     try:
         _install(injector)
         end, message = "passed", str(act())
