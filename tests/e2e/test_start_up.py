@@ -80,7 +80,7 @@ def test_a_package_that_is_not_installed(tmp_path: Path) -> None:
 
 def test_more_tokens_than_the_model_was_made_for(tmp_path: Path) -> None:
     error = fails(tmp_path, "--model-id", str(checkpoint(tmp_path)), "--max-total-tokens", "100000")
-    assert "`max_total_tokens` must be <= 256" in error and "Given: 100000" in error
+    assert "`max_total_tokens` (`sequence_length` of an export) must be <= 256" in error and "Given: 100000" in error
 
 
 def test_a_prefill_budget_that_cannot_make_progress(tmp_path: Path) -> None:
