@@ -72,7 +72,7 @@ def directory(kind: Kind, root: Path, checkpoint: str) -> Iterator[dict[str, obj
     """An export into a directory."""
     request = request_for(checkpoint)
     wanted = contents(export(request, root / "wanted", quiet).directory)
-    work, destination = root / "work", root / "work" / "new" / "artifact"
+    work, destination = root / "place", root / "place" / "new" / "artifact"
 
     def prepare() -> Callable[[], object]:
         shutil.rmtree(work, ignore_errors=True)
@@ -95,7 +95,7 @@ def store(
     wanted = contents(export_to_store(request, Store(root / "wanted"), quiet).directory)
     if is_linked:
         export_to_store(other, Store(root / "template"), quiet)
-    work = root / "work"
+    work = root / "place"
 
     def prepare() -> Callable[[], object]:
         shutil.rmtree(work, ignore_errors=True)
@@ -122,7 +122,7 @@ def snapshot(kind: Kind, root: Path, model_id: str) -> Iterator[dict[str, object
 
     from ranvier.artifacts.hub import download
 
-    work = root / "work"
+    work = root / "place"
 
     def fetch(is_offline: bool = False) -> str:
         constants.HF_HUB_OFFLINE = is_offline
@@ -164,7 +164,7 @@ def programs(kind: Kind, root: Path, repo_id: str) -> Iterator[dict[str, object]
     """Folders of a cache repository; a program counts when it is marked as done."""
     from ranvier.artifacts.hub_cache import HubCacheRepository
 
-    work = root / "work"
+    work = root / "place"
 
     def fetch() -> int:
         return HubCacheRepository(repo_id).download(["compiler"], work)
@@ -231,7 +231,7 @@ def neuron_children(kind: Kind, root: Path, checkpoint: str) -> Iterator[dict[st
 def _with_fault_in_child(
     request: ExportRequest, root: Path, wanted: Found, fault: tuple[object, ...]
 ) -> dict[str, object] | None:
-    work, notes = root / "work", root / "notes"
+    work, notes = root / "place", root / "notes"
     for folder in (work, notes):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -307,7 +307,7 @@ def in_store(kind: Kind, root: Path, act: Callable[[Path], Path]) -> Iterator[di
     """What `act` leaves in the store of a cache folder; it gives the directory."""
     from ranvier.compose.nxd_directory import optimum_artifact
 
-    work, wanted = root / "work", contents(act(root / "wanted"))
+    work, wanted = root / "place", contents(act(root / "wanted"))
 
     def prepare() -> Callable[[], object]:
         shutil.rmtree(work, ignore_errors=True)

@@ -94,7 +94,7 @@ def test_an_export_into_a_directory_is_complete_or_absent(kind: str, tmp_path: P
 def test_no_byte_of_an_artifact_is_written_unseen(tmp_path: Path, checkpoint: Path) -> None:
     """Else the faults would not be at every write."""
     last = runs("directory", "full", tmp_path, str(checkpoint))[-1]
-    sizes = [path.stat().st_size for path in (tmp_path / "runs" / "work" / "new" / "artifact").iterdir()]
+    sizes = [path.stat().st_size for path in (tmp_path / "runs" / "place" / "new" / "artifact").iterdir()]
 
     assert last["outcome"]["num_bytes"] == sum(sizes)
 
@@ -126,7 +126,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, checkpoint: Path) -> No
     *exported, _ = runs("directory", "full", tmp_path, str(checkpoint))
     messages = {run["outcome"]["message"].partition(" (")[0] for run in exported}
 
-    assert messages == {f"{tmp_path}/runs/work/new/artifact: cannot be written: No space left on device"}
+    assert messages == {f"{tmp_path}/runs/place/new/artifact: cannot be written: No space left on device"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -87,7 +87,7 @@ def test_only_wanted_files_are_in_the_context(tmp_path: Path) -> None:
     [
         ("COPY A src/x.py /to/", {"/to/A", "/to/x.py"}),
         ("COPY src /to", {"/to/x.py", "/to/deep/y.py"}),
-        ("COPY A to", {"/work/to"}),
+        ("COPY A to", {"/app/to"}),
     ],
 )
 def test_files_are_copied_where_an_engine_would_put_them(
@@ -100,7 +100,7 @@ def test_files_are_copied_where_an_engine_would_put_them(
     (context / ".dockerignore").write_text("*\n!A\n!src\n")
     root.mkdir()
     monkeypatch.setattr(prove_dockerfile, "CONTEXT", context)
-    image = prove_dockerfile.Image(root, {}, directory="/work")
+    image = prove_dockerfile.Image(root, {}, directory="/app")
     (step,) = prove_dockerfile.read_dockerfile(copy)
     prove_dockerfile.Builder(tmp_path, "", print)._copy(image, step)
     assert {"/" + path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == places
