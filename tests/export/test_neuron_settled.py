@@ -306,7 +306,7 @@ def test_what_no_neuron_artifact_has_is_refused(changes: dict[str, str], message
 def test_what_is_compiled_is_kept_beside_the_artifact_by_what_was_asked_for(tmp_path: Path) -> None:
     source = ModelSource("checkpoint", tmp_path, "m")
     one, other = (replace(wished(None, num_cores=cores)[0], source=source) for cores in (1, 2))
-    kept = {kept_directory(tmp_path / "out", each) for each in (one, other, replace(one, dtype="bfloat16"), one)}
+    kept = {kept_directory(tmp_path / "out", each.key()) for each in (one, other, replace(one, dtype="bfloat16"), one)}
     assert len(kept) == 3
     assert {path.parent for path in kept} == {tmp_path}
     assert all(path.name.startswith(".compiling-") for path in kept)

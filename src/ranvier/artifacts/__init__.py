@@ -2,6 +2,8 @@
 
 from ranvier.artifacts.adapters import AdapterSource, locate_adapters
 from ranvier.artifacts.manifest import (
+    COMPILED,
+    DTYPES,
     FORMAT,
     WEIGHTS_NAME,
     Artifact,
@@ -18,6 +20,8 @@ from ranvier.artifacts.source import ModelSource, found_in, locate
 from ranvier.artifacts.store import Store, digest, publish
 
 __all__ = [
+    "COMPILED",
+    "DTYPES",
     "FORMAT",
     "WEIGHTS_NAME",
     "AdapterSource",

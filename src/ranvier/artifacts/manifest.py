@@ -12,6 +12,8 @@ from ranvier.errors import ArtifactError
 
 MANIFEST_NAME = "ranvier.json"
 WEIGHTS_NAME = "weights.safetensors"
+COMPILED = "compiled"
+"""The folder of an artifact that holds what compilers left."""
 FORMAT = 1
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
@@ -19,6 +21,9 @@ NumCores = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 """More than any host has; the bound keeps a damaged manifest from claiming devices without end."""
 
 CastType = Annotated[str, msgspec.Meta(pattern="^(bf16|fp16|fp32)$")]
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""The types that `auto_cast_type` names."""
 
 _NEEDED = ("config.json", "tokenizer.json")
 

@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ranvier.artifacts import Artifact, Compiled, NeuronManifest
+from ranvier.artifacts import COMPILED, Artifact, Compiled, NeuronManifest
 from ranvier.config import LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, SetupError
@@ -28,9 +28,6 @@ from ranvier.neuron_host import (
 
 if TYPE_CHECKING:
     from ranvier.targets.neuron import NeuronPrograms
-
-COMPILED = "compiled"
-"""The folder of an artifact that holds what compilers left."""
 
 _log = logging.getLogger(__name__)
 

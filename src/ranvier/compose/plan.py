@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ranvier.artifacts import (
+    DTYPES,
     AdapterSource,
     Artifact,
     ExportRequest,
@@ -25,8 +26,6 @@ from ranvier.compose.neuron_wish import neuron_wish
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, ModelError, OptionError
-
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 DEFAULT_PREFILL_TOKENS = 512
 """Prompt tokens a step may prefill unless told otherwise: enough to keep the processor's products large, few enough
@@ -232,7 +231,7 @@ def _request(
         sequence_length=sequence_length,
         quantize=our_format(config.quantize),
         # An artifact says in what it computes.
-        dtype=_DTYPES[wish.auto_cast_type] if wish else config.dtype,
+        dtype=DTYPES[wish.auto_cast_type] if wish else config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
         neuron=wish,
     )

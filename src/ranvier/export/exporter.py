@@ -119,7 +119,7 @@ def _export_neuron(
         texts = request.source.path if request.source.kind == "checkpoint" else building
         Tokenizer.from_file(texts / "tokenizer.json")
         job = neuron.NeuronExport(request, settled, building, progress, report)
-        made = job.write(checkpoint, spec, neuron.kept_directory(directory, request))
+        made = job.write(checkpoint, spec, neuron.kept_directory(directory, request.key()))
         manifest = _manifest(request, settled.limits.sequence_length, building)
         batch_size = settled.limits.batch_size
         size = sum(file.size for file in made.files if file.path.startswith("weights/"))

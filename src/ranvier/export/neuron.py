@@ -14,11 +14,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ranvier.artifacts import Compiled, ExportRequest, NeuronManifest, NeuronWish, StoredFile, digest
+from ranvier.artifacts import COMPILED, Compiled, ExportRequest, NeuronManifest, NeuronWish, StoredFile, digest
 from ranvier.core import Limits
 from ranvier.errors import CompileError, OptionError, SetupError
 from ranvier.export.compilers import Compiler, find_compiler
@@ -31,7 +31,6 @@ from ranvier.neuron_host import CastType, core_environment, discover, drop_damag
 from ranvier.planner import Plan, Wish, find_instance, make_plan
 from ranvier.planner.buckets import LARGEST_PREFILL, SCORED_TOKENS, PlannedBuckets, cache_length, plan_buckets
 
-COMPILED = "compiled"
 MOST = 1024
 """Slots, and cores: far more than any host has."""
 
@@ -252,9 +251,9 @@ def plan_here(plan: Plan | None, compiler: Compiler | None) -> Plan | None:
     return replace(plan, fit=replace(plan.fit, instance=here))
 
 
-def kept_directory(directory: Path, request: ExportRequest) -> Path:
-    """Where the compiled programs of an export into `directory` are until all are finished."""
-    return directory.parent / f".compiling-{digest(request.key())}"
+def kept_directory(directory: Path, key: Mapping[str, str]) -> Path:
+    """Where the compiled programs of an export into `directory` are until all are finished. `key`: of its request."""
+    return directory.parent / f".compiling-{digest(key)}"
 
 
 def require_jax() -> None:

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ranvier.artifacts import Artifact, digest, locate
+from ranvier.artifacts import COMPILED, Artifact, locate
 from ranvier.config.self_check import SelfCheckConfig
 from ranvier.models import SafetensorsCheckpoint, WeightPlan, write_weights
 from ranvier.selfcheck.model import write_tiny_model
@@ -15,7 +15,6 @@ from ranvier.selfcheck.outcome import Notes
 from ranvier.selfcheck.reference import LENGTH, NUM_SLOTS, WEIGHTS
 
 CHECKPOINT, FIRST, SECOND, MODEL = "checkpoint", "first", "second", "model"
-_COMPILED = "compiled"
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -27,15 +26,16 @@ def write_checkpoint(folder: Path) -> None:
 
 def export_tiny(config: SelfCheckConfig, num_cores: int, folder: Path, notes: Notes) -> int:
     """Export into `FIRST`, and into `SECOND`, which finds what was compiled; bytes of host memory at the most."""
+    from ranvier.export.neuron import kept_directory
     from ranvier.export.process_memory import PeakMemory
 
     with PeakMemory(os.getpid()) as memory:
         first = _export(config, str(folder / CHECKPOINT), folder / FIRST, num_cores, (NUM_SLOTS, LENGTH))
     _say(first, notes)
-    if not (first.directory / _COMPILED).is_dir():
+    if not (first.directory / COMPILED).is_dir():
         return memory.peak
-    # Where an export that was interrupted keeps what is finished (`export.neuron.kept_directory`).
-    shutil.copytree(first.directory / _COMPILED, folder / f".compiling-{digest(first.manifest.key)}")
+    # As if an export had been interrupted after its last program.
+    shutil.copytree(first.directory / COMPILED, kept_directory(folder / SECOND, first.manifest.key))
     second = _export(config, str(folder / CHECKPOINT), folder / SECOND, num_cores, (NUM_SLOTS, LENGTH))
     known, fresh = _files(first), _files(second) - _files(first)
     notes.say(f"second export: {_seconds(second):.1f} s in the compiler, {len(fresh)} new files beside {len(known)}")
@@ -103,5 +103,5 @@ def _seconds(artifact: Artifact) -> float:
 
 
 def _files(artifact: Artifact) -> set[str]:
-    folder = artifact.directory / _COMPILED
+    folder = artifact.directory / COMPILED
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from ranvier.artifacts.manifest import DTYPES
 from ranvier.artifacts.optimum.wish import Wish, is_same_compiler
 from ranvier.errors import ArtifactError
 
 NEURON_CONFIG_NAME = "neuron_config.json"
 
-FLOAT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+FLOAT_NAMES = DTYPES
 """What `--auto-cast-type` calls a type, and what torch calls it."""
 _CAST_NAMES = {name: cast for cast, name in FLOAT_NAMES.items()}
 _KEY = "NxDNeuronConfig"
