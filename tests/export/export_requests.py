@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ranvier.artifacts import ExportRequest, ModelSource, locate
+from ranvier.artifacts import ExportRequest, ModelSource, NeuronManifest, locate
 from tiny_checkpoints import TinyModel
 
 MODEL = TinyModel(num_layers=1)
@@ -27,3 +27,20 @@ def request(source: Path | ModelSource, **changes: Any) -> ExportRequest:
         "kv_cache_dtype": "auto",
     }
     return ExportRequest(**values | changes)
+
+
+def neuron_manifest(**changes: Any) -> NeuronManifest:
+    """With a bucket of each kind and no files."""
+    values: dict[str, Any] = {
+        "num_cores": 1,
+        "auto_cast_type": "bf16",
+        "num_top": 8,
+        "prefill": (32,),
+        "chunk": (32,),
+        "decode": (32,),
+        "score": 32,
+        "programs": (),
+        "files": (),
+        "jax": "0",
+    }
+    return NeuronManifest(**values | changes)

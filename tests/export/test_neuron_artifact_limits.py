@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from export_requests import neuron_manifest
 from test_settled_limits import MANIFEST, config
 
 from fake_neuron import neuron_root, put
-from ranvier.artifacts import Artifact, Compiled, NeuronManifest
+from ranvier.artifacts import Artifact, Compiled
 from ranvier.compose.neuron import cache_of, check_compiled, load_neuron_programs
 from ranvier.compose.plan import settle_limits, with_target
 from ranvier.core import Limits
@@ -38,18 +39,7 @@ def compiled_for(**changes: Any) -> Compiled:
     return Compiled(**values | changes)
 
 
-OPTIONS = NeuronManifest(
-    num_cores=2,
-    auto_cast_type="fp32",
-    num_top=8,
-    prefill=(32,),
-    chunk=(32,),
-    decode=(32,),
-    score=32,
-    programs=(),
-    files=(),
-    jax="0",
-)
+OPTIONS = neuron_manifest(num_cores=2, auto_cast_type="fp32")
 MADE = replace(MANIFEST, target="neuron", quantize="auto", dtype="float32", kv_cache_dtype="auto", neuron=OPTIONS)
 
 

@@ -12,6 +12,7 @@ from export_requests import request
 from test_settled_limits import config
 
 from fake_neuron import neuron_root
+from planned_models import LLAMA_31_8B
 from ranvier.artifacts import ExportRequest, ModelSource, NeuronWish
 from ranvier.compose.neuron_wish import neuron_wish
 from ranvier.config import ExportConfig
@@ -199,19 +200,7 @@ def wished(instance: str | None, **changes: Any) -> tuple[ExportRequest, NeuronW
     return request(source, target="neuron", quantize="auto", neuron=wish, **limits), wish
 
 
-LLAMA: DecoderSpec = spec_of(
-    {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
-    }
-)
+LLAMA: DecoderSpec = spec_of(LLAMA_31_8B)
 """8 billion parameters."""
 
 

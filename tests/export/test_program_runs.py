@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from export_requests import neuron_manifest
 
-from ranvier.artifacts import NeuronManifest
 from ranvier.core import Limits
 from ranvier.errors import CompileError
 from ranvier.export import process_memory, program_runs
@@ -23,23 +23,11 @@ from ranvier.export.program_runs import ProgramProgress, ProgramRuns
 
 CHILD = Path(__file__).with_name("scripted_child.py")
 GIB = 2**30
-MANIFEST = NeuronManifest(
-    num_cores=1,
-    auto_cast_type="bf16",
-    num_top=2,
-    prefill=(32,),
-    chunk=(32,),
-    decode=(32,),
-    score=32,
-    programs=(),
-    files=(),
-    jax="0",
-)
 
 
 def order_of(*names: str, jobs: int = 2) -> ProgramOrder:
     limits = Limits(batch_size=1, sequence_length=32, max_input_tokens=31, max_batch_prefill_tokens=32)
-    return ProgramOrder(job="compile", directory="/a", limits=limits, neuron=MANIFEST, names=names, jobs=jobs)
+    return ProgramOrder(job="compile", directory="/a", limits=limits, neuron=neuron_manifest(), names=names, jobs=jobs)
 
 
 class Scripted:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planned_models import LLAMA_31_8B, LLAMA_31_70B, SMALL, spec
 
+from planned_models import LLAMA_31_8B, LLAMA_31_70B, SMALL, spec
 from ranvier.errors import ModelError, OptionError, SetupError
 from ranvier.models import DecoderSpec
 from ranvier.neuron_host import GIB, CastType

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planned_models import LLAMA_31_8B, SMALL
 
 from fake_neuron import neuron_root
+from planned_models import LLAMA_31_8B, SMALL
 from ranvier.config.plan import PLAN_OPTIONS, load_plan_config
 from ranvier.errors import ModelError, OptionError
 from ranvier.launcher.planning import plan_page, read_spec

@@ -27,8 +27,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planned_models import LLAMA_31_8B, SMALL, spec
 
+from planned_models import LLAMA_31_8B, SMALL, spec
 from ranvier.models import DecoderSpec
 from ranvier.neuron_host import CastType
 from ranvier.planner.buckets import plan_buckets

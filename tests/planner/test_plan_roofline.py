@@ -14,8 +14,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planned_models import LLAMA_31_8B, SMALL, spec
 
+from planned_models import LLAMA_31_8B, SMALL, spec
 from ranvier.neuron_host import CHIPS, GIB, INFERENTIA2, TRAINIUM2, CastType, Chip
 from ranvier.planner import Roofline
 from ranvier.planner.buckets import plan_buckets

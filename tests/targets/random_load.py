@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ranvier.core import (
@@ -17,6 +17,7 @@ from ranvier.core import (
     FinishEvent,
     Limits,
     PromptEvent,
+    SamplingParams,
     StartEvent,
     StepPlan,
     StepResult,
@@ -26,6 +27,7 @@ from ranvier.core import (
 )
 from ranvier.engine import Engine
 from ranvier.targets import Programs
+from tiny_families import VOCAB
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +181,41 @@ class _Run:
         cancel = self._load.cancels.get(name)
         if cancel is not None and cancel.after == after:
             self._due.setdefault(self.step + cancel.num_steps, []).append(name)
+
+
+class DrawnConstraint:
+    """Allows a third of the ids, drawn anew for each token from the grammar's text and the tokens so far."""
+
+    is_complete = False
+
+    def __init__(self, grammar: str) -> None:
+        self._seed = grammar
+
+    def allowed(self) -> bytes:
+        mask = bytearray(VOCAB // 8)
+        for token_id in random.Random(self._seed).sample(range(VOCAB), VOCAB // 3):
+            mask[token_id // 8] |= 1 << token_id % 8
+        return bytes(mask)
+
+    def accept(self, token_id: int) -> None:
+        self._seed += f" {token_id}"
+
+
+def varied(requests: list[EngineRequest], *, are_scored: bool) -> list[EngineRequest]:
+    """The same prompts with every parameter there is; `are_scored`: some want their own log-probabilities."""
+    kinds = [
+        SamplingParams(),
+        SamplingParams(do_sample=True, temperature=1.3, seed=1),
+        SamplingParams(do_sample=True, top_p=0.9, top_k=40, seed=2, frequency_penalty=0.7, top_n_tokens=2),
+        SamplingParams(repetition_penalty=1.3, presence_penalty=0.8),
+        SamplingParams(do_sample=True, typical_p=0.8, seed=3, presence_penalty=-0.5),
+    ]
+    return [
+        replace(
+            request,
+            sampling=kinds[number % 5],
+            grammar="g" if number % 4 == 1 else None,
+            wants_prompt_logprobs=are_scored and number % 6 == 2,
+        )
+        for number, request in enumerate(requests)
+    ]

@@ -22,49 +22,9 @@ from neuron_beside_cpu import (
     ties,
 )
 from neuron_helpers import limits
-from random_load import random_load, serve
+from random_load import DrawnConstraint, random_load, serve, varied
 
-from ranvier.core import EngineRequest, SamplingParams
 from tiny_families import CASES, VOCAB
-
-
-class DrawnConstraint:
-    """Allows a third of the ids, drawn anew for each token from the grammar's text and the tokens so far."""
-
-    is_complete = False
-
-    def __init__(self, grammar: str) -> None:
-        self._seed = grammar
-
-    def allowed(self) -> bytes:
-        mask = bytearray(VOCAB // 8)
-        for token_id in random.Random(self._seed).sample(range(VOCAB), VOCAB // 3):
-            mask[token_id // 8] |= 1 << token_id % 8
-        return bytes(mask)
-
-    def accept(self, token_id: int) -> None:
-        self._seed += f" {token_id}"
-
-
-def varied(requests: list[EngineRequest]) -> list[EngineRequest]:
-    """The same prompts with every parameter there is."""
-    kinds = [
-        SamplingParams(),
-        SamplingParams(do_sample=True, temperature=1.3, seed=1),
-        SamplingParams(do_sample=True, top_p=0.9, top_k=40, seed=2, frequency_penalty=0.7, top_n_tokens=2),
-        SamplingParams(repetition_penalty=1.3, presence_penalty=0.8),
-        SamplingParams(do_sample=True, typical_p=0.8, seed=3, presence_penalty=-0.5),
-    ]
-    return [
-        replace(
-            request,
-            sampling=kinds[number % 5],
-            grammar="g" if number % 4 == 1 else None,
-            wants_prompt_logprobs=number % 6 == 2,
-        )
-        for number, request in enumerate(requests)
-    ]
-
 
 LEAST = {
     "num_tokens": 24 * NUM_NEW,
@@ -103,7 +63,7 @@ def test_sampled_penalized_masked_and_scored_requests_get_what_the_cpu_target_gi
 ) -> None:
     both, source = load_both(tmp_path, "llama", compiled), random.Random(7)
     for num_slots, budget in ((4, 64), (2, 96), (3, 256)):
-        requests = varied(greedy_requests(source, 20))
+        requests = varied(greedy_requests(source, 20), are_scored=True)
         planned = random_load(source, requests, 8, limits(num_slots, LENGTH, budget))
         found = serve(both.neuron, planned, DrawnConstraint)
         both.neuron.check()

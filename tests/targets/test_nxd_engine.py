@@ -15,9 +15,9 @@ import pytest
 from engine_runs import engine_request
 from neuron_helpers import limits
 from nxd_helpers import GREEDY, fake, shape
-from random_load import Load, Outcome, Watched, random_load, serve
+from random_load import DrawnConstraint, Load, Outcome, Watched, random_load, serve, varied
 
-from ranvier.core import Capabilities, EngineRequest, FinishEvent, Limits, SamplingParams
+from ranvier.core import Capabilities, EngineRequest, FinishEvent, Limits
 from ranvier.models import spec_of
 from ranvier.targets import Programs
 from ranvier.targets.cpu import CpuOptions, load_cpu
@@ -54,21 +54,6 @@ class LiveRowsOnly(Interleaved):
         return dict(zip(slots, output, strict=True))
 
 
-class DrawnConstraint:
-    """Allows half of the ids, drawn anew for each token from the tokens so far."""
-
-    is_complete = False
-
-    def __init__(self, grammar: str) -> None:
-        self._seed = grammar
-
-    def allowed(self) -> bytes:
-        return random.Random(self._seed).randbytes(VOCAB // 8)
-
-    def accept(self, token_id: int) -> None:
-        self._seed += f" {token_id}"
-
-
 def requests(source: random.Random, count: int, longest: int) -> list[EngineRequest]:
     """Greedy; prompts of one token, of a few, around the borders of chunks, and as long as can be."""
     lengths = [1, 1, 1, 2, 5, 15, 16, 17, 32, 33, 49, longest]
@@ -80,21 +65,6 @@ def requests(source: random.Random, count: int, longest: int) -> list[EngineRequ
     # Up to the last row of the cache.
     last = engine_request("full", [source.randrange(VOCAB) for _ in range(longest)], LENGTH - longest, GREEDY)
     return [*made, last]
-
-
-def varied(plain: list[EngineRequest]) -> list[EngineRequest]:
-    """The same prompts with every parameter that the host serves."""
-    kinds = [
-        SamplingParams(),
-        SamplingParams(do_sample=True, temperature=1.3, seed=1),
-        SamplingParams(do_sample=True, top_p=0.9, top_k=40, seed=2, frequency_penalty=0.7, top_n_tokens=2),
-        SamplingParams(repetition_penalty=1.3, presence_penalty=0.8),
-        SamplingParams(do_sample=True, typical_p=0.8, seed=3, presence_penalty=-0.5),
-    ]
-    return [
-        replace(request, sampling=kinds[number % 5], grammar="g" if number % 4 == 1 else None)
-        for number, request in enumerate(plain)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +99,7 @@ def limits_of(of: NxdShape) -> Limits:
 def drawn_load(seed: int, of: NxdShape, *, is_varied: bool = False, count: int = 30) -> Load:
     source = random.Random(seed)
     plain = requests(source, count, of.max_prompt if not of.prefill_chunk_size else 80)
-    return random_load(source, varied(plain) if is_varied else plain, 8, limits_of(of))
+    return random_load(source, varied(plain, are_scored=False) if is_varied else plain, 8, limits_of(of))
 
 
 def expected(reference: Programs, load: Load) -> dict[str, Outcome]:
