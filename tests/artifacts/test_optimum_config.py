@@ -104,13 +104,14 @@ def test_devices_follow_from_cores(cores: int, target: str | None, devices: int)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be a whole number of 1 or more. Given: 0"),
-        ({"batch_size": True}, "`batch_size` must be a whole number of 1 or more. Given: true"),
-        ({"sequence_length": "4096"}, '`sequence_length` must be a whole number of 1 or more. Given: "4096"'),
+        ({"batch_size": 0}, "`batch_size` must be a whole number from 1 to 2147483647. Given: 0"),
+        ({"batch_size": 10**12}, "`batch_size` must be a whole number from 1 to 2147483647. Given: 1000000000000"),
+        ({"batch_size": True}, "`batch_size` must be a whole number from 1 to 2147483647. Given: true"),
+        ({"sequence_length": "4096"}, '`sequence_length` must be a whole number from 1 to 2147483647. Given: "4096"'),
         ({"max_context_length": 5000}, "`max_context_length` must be a whole number up to `sequence_length`, which is"),
         ({"torch_dtype": "int8"}, '`torch_dtype` must be one of bfloat16, float16, float32. Given: "int8"'),
         ({"on_device_sampling": 1}, "`on_device_sampling` must be true or false. Given: 1"),
-        ({"speculation_length": -1}, "`speculation_length` must be a whole number of 0 or more. Given: -1"),
+        ({"speculation_length": -1}, "`speculation_length` must be a whole number from 0 to 2147483647. Given: -1"),
         ({"target": 2}, "`target` must be text. Given: 2"),
         ({"_serialized_key": None}, "`_serialized_key` is missing, so optimum-neuron older than 0.3 wrote it"),
         ({"_serialized_key": "NxDVLMNeuronConfig"}, "`_serialized_key` is `NxDVLMNeuronConfig`, and only `NxDNeuron"),

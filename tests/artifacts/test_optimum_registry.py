@@ -59,7 +59,7 @@ def test_an_entry_that_was_edited_is_not_intact() -> None:
         ),
         (
             json.dumps({**json.loads(text_of()), "neuron": neuron(batch_size=0)}),
-            "`neuron`: `batch_size` must be a whole number of 1 or more. Given: 0; export the model again",
+            "`neuron`: `batch_size` must be a whole number from 1 to 2147483647. Given: 0; export the model again",
         ),
     ],
 )

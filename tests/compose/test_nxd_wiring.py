@@ -273,6 +273,12 @@ def test_cores_that_are_still_taken_are_asked_for_again(tmp_path: Path, monkeypa
     assert programs.details["sampling"] == "device"
 
 
+def test_a_cache_that_this_host_cannot_emulate_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    artifact = exported(tmp_path, batch_size=10**9, max_batch_size=10**9, sequence_length=256, max_context_length=256)
+    with pytest.raises(ArtifactError, match=r"`batch_size` 1000000000 x `sequence_length` 256 takes \d+\.\d GiB"):
+        nxd.load_nxd_programs(configured(tmp_path), artifact)
+
+
 def test_no_more_cores_are_taken_than_the_model_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nxd, "load_optimum", LoadedModel)
     root = neuron_root(tmp_path / "root", "inf2.24xlarge", devices=6, cores=2)

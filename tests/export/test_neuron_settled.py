@@ -14,7 +14,7 @@ from test_settled_limits import config
 from fake_neuron import neuron_root
 from planned_models import LLAMA_31_8B
 from ranvier.artifacts import ExportRequest, ModelSource, NeuronWish
-from ranvier.compose.neuron_wish import neuron_wish
+from ranvier.compose.neuron_wish import neuron_wish, without_effect
 from ranvier.config import ExportConfig
 from ranvier.config.export import load_export_config
 from ranvier.core import Limits
@@ -144,6 +144,18 @@ def test_a_server_without_what_it_needs_is_refused_before_it_exports(tmp_path: P
     with pytest.raises(OptionError) as caught:
         neuron_wish(config("--target=neuron", "--num-cores=4"), root)
     assert reason in str(caught.value)
+
+
+def test_options_of_neuron_that_were_given_for_another_target_are_said_to_have_no_effect() -> None:
+    given = exported("--emulate-neuron", "--num-cores=2", "--chunk-buckets=32", HF_AUTO_CAST_TYPE="bf16")
+    assert without_effect(given) == (
+        "`num_cores` by flag `--num-cores` has no effect on target cpu",
+        "`auto_cast_type` by environment variable `HF_AUTO_CAST_TYPE` has no effect on target cpu",
+        "`emulate_neuron` by flag `--emulate-neuron` has no effect on target cpu",
+        "`chunk_buckets` by flag `--chunk-buckets` has no effect on target cpu",
+    )
+    assert without_effect(exported("--target=neuron", "--num-cores=2")) == without_effect(exported()) == ()
+    assert without_effect(config("--num-cores=2")) == ("`num_cores` by flag `--num-cores` has no effect on target cpu",)
 
 
 def test_buckets_are_those_that_were_given_and_the_plan_makes_room_for_them(tmp_path: Path) -> None:

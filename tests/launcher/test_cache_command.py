@@ -327,3 +327,9 @@ def test_help_is_there_for_each(cache: Path, arguments: list[str], capsys: pytes
         run(cache, *arguments)
     assert caught.value.code == 0
     assert "usage: ranvier cache" in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize("subcommand", ["status", "prune"])
+def test_a_folder_that_was_named_and_is_not_there_is_refused(cache: Path, tmp_path: Path, subcommand: str) -> None:
+    with pytest.raises(ArtifactError, match="`--cache-dir` is .*/nowhere, which is no directory; name one"):
+        run(cache, subcommand, "--cache-dir", str(tmp_path / "nowhere"))

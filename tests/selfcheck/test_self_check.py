@@ -14,6 +14,7 @@ import pytest
 from fake_neuron import neuron_root
 from quick_jax import jax
 from ranvier.config.self_check import SelfCheckConfig
+from ranvier.errors import ModelError
 from ranvier.selfcheck import self_check
 from ranvier.selfcheck.outcome import Outcome
 from ranvier.selfcheck.privacy import private_words
@@ -145,3 +146,8 @@ def test_an_export_that_fails_is_shown_without_its_paths_and_the_report_is_finis
     assert "RuntimeError: neuronx-cc wrote <path> and stopped" in report
     assert "| release | skipped |" in report and str(tmp_path) not in report
     assert capsys.readouterr().out == ""
+
+
+def test_a_model_that_is_not_there_is_refused_before_any_step(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file or directory"):
+        self_check(["--emulate-neuron", "--model-id", str(tmp_path / "nowhere")], "ranvier self-check")

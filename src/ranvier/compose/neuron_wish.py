@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ranvier.artifacts import NeuronWish
 from ranvier.config import ExportConfig, LauncherConfig
+from ranvier.config.neuron import BUCKETS, INSTANCE, LNC, NEURON_OPTIONS, NEURON_TARGETS
 from ranvier.errors import OptionError
 from ranvier.neuron_host import NeuronHost, chip_of, compile_target, discover
 
+_OPTIONS = tuple(option.name for option in (*NEURON_OPTIONS, INSTANCE, LNC, *BUCKETS))
 _BY_DTYPE = {"auto": "bf16", "bfloat16": "bf16", "float32": "fp32"}
 
 
@@ -35,6 +37,18 @@ def neuron_wish(config: LauncherConfig | ExportConfig, root: Path = Path("/")) -
         instance=wish.instance or _planned_instance(host),
         lnc=wish.lnc or (host.lnc if host.chip else None),
         compile_for="neuron" if _can_compile(host, wish.instance) else None,
+    )
+
+
+def without_effect(config: LauncherConfig | ExportConfig) -> tuple[str, ...]:
+    """Sentences about options of the Neuron targets that were given for another one."""
+    if config.target in NEURON_TARGETS:
+        return ()
+    given = {name: config.sources.get(name, "default") for name in _OPTIONS}
+    return tuple(
+        f"`{name}` by {source} has no effect on target {config.target}"
+        for name, source in given.items()
+        if source != "default"
     )
 
 

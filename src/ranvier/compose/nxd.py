@@ -13,8 +13,8 @@ from ranvier.compose.cache_lookup import wish_of
 from ranvier.config import LauncherConfig, check_prefill_budget
 from ranvier.config.cache import CacheConfig
 from ranvier.core import Limits
-from ranvier.errors import ModelError, OptionError
-from ranvier.models import read_json, spec_of
+from ranvier.errors import ArtifactError, ModelError, OptionError
+from ranvier.models import DecoderSpec, read_json, spec_of
 from ranvier.neuron_host import NeuronHost, acquire, core_environment, discover, format_cores
 from ranvier.targets.nxd import FakeNxdModel, NxdModel, NxdPrograms, NxdShape, load_optimum, shape_of
 
@@ -147,7 +147,23 @@ def _stand_in(config: LauncherConfig, artifact: Artifact) -> NxdModel:
     _log.warning("the Neuron devices of this model are emulated on this machine's processor: not for speed")
     spec = spec_of(read_json(artifact.directory / "config.json"))
     shape = replace(_shape(artifact), vocab_size=spec.vocab_size)
+    _require_memory(spec, shape)
     return FakeNxdModel(spec, _stand_in_weights(config, artifact), shape)
+
+
+def _require_memory(spec: DecoderSpec, shape: NxdShape) -> None:
+    """Raise `ArtifactError` where the KV cache of devices does not fit into this host."""
+    # Imported here: on devices the engine's environment has nothing that exports.
+    from ranvier.export.process_memory import host_bytes
+
+    tokens = shape.batch_size * shape.sequence_length
+    needed, available = 2 * 4 * spec.num_layers * spec.num_kv_heads * spec.head_dim * tokens, host_bytes()
+    if available is not None and needed > available:
+        raise ArtifactError(
+            f"neuron_config.json: `batch_size` {shape.batch_size} x `sequence_length` {shape.sequence_length} takes "
+            f"{needed / 2**30:.1f} GiB to emulate, and this host has {available / 2**30:.1f} GiB; serve it on its "
+            "devices, or export a smaller one"
+        )
 
 
 def _stand_in_weights(config: LauncherConfig, artifact: Artifact) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from ranvier.artifacts import (
     open_artifact,
 )
 from ranvier.compose.formats import check_format, our_format
-from ranvier.compose.neuron_wish import neuron_wish
+from ranvier.compose.neuron_wish import neuron_wish, without_effect
 from ranvier.config import ExportConfig, LauncherConfig
 from ranvier.core import Limits
 from ranvier.errors import ArtifactError, ModelError, OptionError
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_PREFILL_TOKENS = 512
 """Prompt tokens a step may prefill unless told otherwise: enough to keep the processor's products large, few enough
@@ -212,6 +215,8 @@ def export_artifact(config: ExportConfig) -> Artifact:
     from ranvier.compose.exporting import Reporter
     from ranvier.export import export
 
+    for sentence in without_effect(config):
+        _log.warning("%s", sentence)
     source = find_source(config.model_id, config.revision, None)
     request = _request(config, source, config.batch_size, config.sequence_length)
     with Reporter(as_json=False, as_lines=True) as reporter:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ranvier.artifacts.optimum import (
     DEFAULT_REPOSITORY,
+    CacheLocation,
     Module,
     State,
     cache_location,
@@ -97,8 +98,16 @@ def _copied(source: str, target: str, folders: Sequence[str], count: int | None)
     return "\n".join(lines) + "\n", {"from": source, "to": target, "folders": list(folders), "files": count}
 
 
-def _prune(config: CacheConfig, environ: Mapping[str, str]) -> tuple[str, object]:
+def _there(config: CacheConfig, environ: Mapping[str, str]) -> CacheLocation:
+    """The compile cache. Raises `ArtifactError` for a folder that was named and is not there: it may be a typo."""
     location = cache_location(config.cache_dir, environ)
+    if location.source != "default" and not location.path.is_dir():
+        raise ArtifactError(f"{location.source} is {location.path}, which is no directory; name one")
+    return location
+
+
+def _prune(config: CacheConfig, environ: Mapping[str, str]) -> tuple[str, object]:
+    location = _there(config, environ)
     removals = plan_prune(scan_modules(location.path, time.time()), config.older_than)
     if not config.dry_run:
         prune(removals)
@@ -111,7 +120,7 @@ def _prune(config: CacheConfig, environ: Mapping[str, str]) -> tuple[str, object
 
 
 def _status(config: CacheConfig, environ: Mapping[str, str]) -> tuple[str, object]:
-    location = cache_location(config.cache_dir, environ)
+    location = _there(config, environ)
     modules = scan_modules(location.path, time.time())
     lines = [f"{location.path} ({location.source}): {len(modules)} modules"]
     for compiler in sorted({module.compiler_folder for module in modules}):

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from ranvier import __version__
+from ranvier.compose.neuron_wish import without_effect
 from ranvier.compose.plan import ServePlan, find_adapters, limits_of, prepare_artifact, with_target
 from ranvier.compose.ports import open_port
 from ranvier.compose.processes import EXIT_SETUP
@@ -40,6 +41,8 @@ def launch(config: LauncherConfig) -> int:
     signals = _Signals()
     artifact = prepare_artifact(config)
     config = with_target(config, artifact)
+    for sentence in without_effect(config):
+        _log.warning("%s", sentence)
     limits = limits_of(config, artifact)
     adapters = find_adapters(config, artifact)
     _check_port(config)

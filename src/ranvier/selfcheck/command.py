@@ -14,12 +14,14 @@ def self_check(arguments: Sequence[str], prog: str, root: Path = Path("/")) -> i
     """Check this host and write the report: 0 where nothing failed, else 1.
 
     Progress goes to standard error. `root`: where devices are looked for. Raises `OptionError` for options that are
-    wrong, and `SystemExit` as every command.
+    wrong, `ModelError` for a model that is not there, and `SystemExit` as every command.
     """
     from ranvier.config.self_check import load_self_check_config
 
     config = load_self_check_config(arguments, os.environ, prog)
     _check_output(config.output)
+    if config.model_id is not None:
+        _check_model(config.model_id)
     # Imported after the options are read: `--help` must not wait for it.
     from ranvier.selfcheck.outcome import Outcome
     from ranvier.selfcheck.privacy import private_words
@@ -39,6 +41,13 @@ def self_check(arguments: Sequence[str], prog: str, root: Path = Path("/")) -> i
         Path(config.output).write_text(text, encoding="utf-8")
         sys.stderr.write(f"{text.rstrip().splitlines()[-1]}\nThe report is in {config.output}\n")
     return 0 if is_passed(outcomes) else 1
+
+
+def _check_model(model_id: str) -> None:
+    """Before the steps that are about the tiny model are spent on a name that is wrong."""
+    from ranvier.artifacts import locate
+
+    locate(model_id)
 
 
 def _check_output(output: str | None) -> None:

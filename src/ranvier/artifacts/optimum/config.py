@@ -24,6 +24,8 @@ FLOAT_NAMES = DTYPES
 """What `--auto-cast-type` calls a type, and what torch calls it."""
 _CAST_NAMES = {name: cast for cast, name in FLOAT_NAMES.items()}
 _KEY = "NxDNeuronConfig"
+_MOST = 2**31 - 1
+"""The graphs take 32-bit positions and slots."""
 _VERSIONS = re.compile(r"0\.[34](\D|$)")
 _CORES_PER_DEVICE = {"trn2": 4, "trn3": 4}
 _T = TypeVar("_T", int, bool, str)
@@ -175,9 +177,10 @@ class _Fields:
         return self._document.get(name)
 
     def size(self, name: str, default: int, least: int = 1) -> int:
-        value = self._of(name, int, default, f"a whole number of {least} or more")
-        if isinstance(value, bool) or value < least:
-            raise self.error(name, f"a whole number of {least} or more")
+        wanted = f"a whole number from {least} to {_MOST}"
+        value = self._of(name, int, default, wanted)
+        if isinstance(value, bool) or not least <= value <= _MOST:
+            raise self.error(name, wanted)
         return value
 
     def flag(self, name: str) -> bool:
